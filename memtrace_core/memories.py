@@ -1,0 +1,231 @@
+"""Memories: remember, recall, search, and the context for a prompt."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import msgspec
+
+from memtrace_core import rules
+from memtrace_core.context import SessionContext, build_context
+from memtrace_core.dedup import DedupPolicy
+from memtrace_core.directory import Directory
+from memtrace_core.errors import NoArcInstance, NotFound
+from memtrace_core.identifiers import parse_memory_id
+from memtrace_core.model import MEMORY_TYPES, AgentCounts, ArcInstance, Memory
+from memtrace_core.ports import ArcGateway, Clock, Draft, Duplicate, Journal
+from memtrace_core.query import AgentCountQuery, MemoryQuery, Order, Position, position_of
+
+RECENT = timedelta(hours=24)
+MOST_IN_CONTEXT = 1000
+
+Given = TypeVar("Given")
+Kept = TypeVar("Kept")
+
+
+class NewMemory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A memory as a caller gives it; None means absent, and the rules are those of `memtrace_core.rules`."""
+
+    agent_id: str
+    content: str
+    memory_type: str | None = None
+    event_type: str | None = None
+    session_id: str | None = None
+    metadata: dict[str, object] | None = None
+    tags: list[str] | None = None
+    importance: float | None = None
+    dedup_key: str | None = None
+    parent_id: str | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A part of an answer; `next` is where the following page begins, None on the last one."""
+
+    memories: list[Memory]
+    next: Position | None
+
+
+class Memories:
+    """Stores memories and answers questions about them, for one org at a time.
+
+    Every answer unites the journal with the org's gateway, so a write is seen by every read after it.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        journal: Journal,
+        gateway: ArcGateway,
+        clock: Clock,
+        dedup: DedupPolicy,
+        on_pending: Callable[[str], None],
+    ) -> None:
+        self._directory = directory
+        self._journal = journal
+        self._gateway = gateway
+        self._clock = clock
+        self._dedup = dedup
+        self._on_pending = on_pending
+
+    async def remember(
+        self, org_id: str, memories: Sequence[NewMemory], *, batch: bool = True
+    ) -> list[Memory | Duplicate]:
+        """Store memories, all or none, and return what became of each.
+
+        On return every `Memory` in the answer is on disk and visible to every read. A `Duplicate` names the
+        memory that is kept instead.
+
+        Args:
+            org_id: the org.
+            memories: 1 to 1,000 of them.
+            batch: whether an error names a field with its index, as `memories[2].tags`.
+
+        Raises:
+            InvalidInput: naming the first bad field; nothing was stored.
+            NoArcInstance, JournalFull, OrgClosing, StorageUnavailable: nothing was stored.
+        """
+        rules.within(len(memories), 1, rules.MAX_BATCH, "the number of memories")
+        drafts = [
+            self._draft(memory, f"memories[{index}]." if batch else "")
+            for index, memory in enumerate(memories)
+        ]
+        instance = await self._instance(org_id)
+        outcomes = await self._journal.append(instance, drafts)
+        if not instance.embedded:
+            self._on_pending(org_id)
+        return outcomes
+
+    async def find(self, query: MemoryQuery) -> Page:
+        """Return one page of memories.
+
+        Raises:
+            InvalidInput: a filter breaks its rule.
+            NoArcInstance, ArcUnreachable, ArcTimeout: there is no answer.
+        """
+        query.check()
+        instance = await self._instance(query.org_id)
+        memories = await self._united(query, instance)
+        more = len(memories) > query.limit
+        page = memories[: query.limit]
+        return Page(page, position_of(page[-1]) if more else None)
+
+    async def get(self, org_id: str, reference: str) -> Memory:
+        """Return a memory by its `memory_id`, or the newest with this `dedup_key`.
+
+        Raises:
+            NotFound: there is none in this org.
+        """
+        instance = await self._instance(org_id)
+        attempts: list[MemoryQuery] = []
+        if parse_memory_id(reference):
+            attempts.append(MemoryQuery(org_id=org_id, memory_id=reference, limit=1))
+        if 1 <= len(reference) <= rules.MAX_REFERENCE_CHARACTERS:
+            attempts.append(MemoryQuery(org_id=org_id, dedup_key=reference, limit=1))
+        for attempt in attempts:
+            if found := await self._united(attempt, instance):
+                return found[0]
+        raise NotFound("memory not found", code="memory_not_found")
+
+    async def count(self, org_id: str, agent_id: str) -> AgentCounts:
+        """Count an agent's memories, exactly, the newest write included."""
+        instance = await self._instance(org_id)
+        query = AgentCountQuery(org_id=org_id, agent_id=agent_id, recent_since=self._clock.now() - RECENT)
+        horizon, here = await self._journal.count(query, instance)
+        restricted = query if instance.embedded else msgspec.structs.replace(query, horizon=horizon)
+        return here + await self._gateway.count(instance, restricted)
+
+    async def context(
+        self,
+        org_id: str,
+        session_id: str,
+        *,
+        since: datetime | None,
+        until: datetime | None = None,
+        include_types: Sequence[str] = (),
+        exclude_types: Sequence[str] = (),
+        max_tokens: int | None = None,
+        order: Order = "desc",
+    ) -> SessionContext:
+        """Write a session's newest 1,000 memories as Markdown for a prompt.
+
+        Args:
+            org_id: the org.
+            session_id: the session.
+            since: inclusive, None for all time.
+            until: exclusive, None for now.
+            include_types: memory types to write; empty for all.
+            exclude_types: memory types to leave out.
+            max_tokens: the text's greatest length in tokens of four characters.
+            order: of the memories within a section.
+        """
+        if max_tokens is not None:
+            rules.within(max_tokens, rules.MIN_CONTEXT_TOKENS, rules.MAX_CONTEXT_TOKENS, "max_tokens")
+        included = {rules.memory_type(one, "include_types") for one in include_types} or set(MEMORY_TYPES)
+        excluded = {rules.memory_type(one, "exclude_types") for one in exclude_types}
+        wanted = tuple(sorted(included - excluded))
+        query = MemoryQuery(
+            org_id=org_id,
+            session_ids=(session_id,),
+            memory_types=() if len(wanted) == len(MEMORY_TYPES) else wanted,
+            since=since,
+            until=until,
+            limit=MOST_IN_CONTEXT,
+        ).check()
+        instance = await self._instance(org_id)
+        memories = (await self._united(query, instance))[:MOST_IN_CONTEXT] if wanted else []
+        if order == "asc":
+            memories.reverse()
+        return build_context(session_id, memories, max_tokens)
+
+    async def _instance(self, org_id: str) -> ArcInstance:
+        instance = await self._directory.instance(org_id)
+        if instance is None:
+            raise NoArcInstance(org_id)
+        return instance
+
+    async def _united(self, query: MemoryQuery, instance: ArcInstance) -> list[Memory]:
+        """Return the memories from `offset` on and one more than `limit`, of journal and gateway together."""
+        wider = msgspec.structs.replace(query, limit=query.limit + 1)
+        view = await self._journal.view(wider, instance)
+        # The two sets are disjoint, so at most `matching` of the first `offset` come from the journal: the
+        # gateway can skip the rest itself.
+        skipped = max(0, query.offset - view.matching)
+        rest = query.offset - skipped
+        asked = msgspec.structs.replace(
+            wider,
+            offset=skipped,
+            limit=wider.limit + rest,
+            # The embedded store never holds what the journal holds.
+            horizon=None if instance.embedded else view.horizon,
+        )
+        stored = await self._gateway.query(instance, asked)
+        if not view.memories:
+            return stored[rest:]
+        merged = heapq.merge(stored, view.memories, key=position_of, reverse=query.order == "desc")
+        return list(merged)[rest : rest + wider.limit]
+
+    def _draft(self, new: NewMemory, prefix: str) -> Draft:
+        agent_id = rules.identifier(new.agent_id, prefix + "agent_id")
+        content = rules.content(new.content, prefix + "content")
+        event_type = _kept(new.event_type, rules.event_type, prefix + "event_type") or "general"
+        given_key = _kept(new.dedup_key, rules.reference, prefix + "dedup_key")
+        return Draft(
+            agent_id=agent_id,
+            session_id=_kept(new.session_id, rules.identifier, prefix + "session_id"),
+            memory_type=_kept(new.memory_type, rules.memory_type, prefix + "memory_type") or "episodic",
+            event_type=event_type,
+            content=content,
+            metadata=new.metadata or None,
+            metadata_json=rules.json_object(new.metadata, prefix + "metadata") if new.metadata else "",
+            tags=_kept(new.tags, rules.tags, prefix + "tags") or (),
+            dedup_key=self._dedup.key_for(agent_id, event_type, content, given_key),
+            importance=_kept(new.importance, rules.importance, prefix + "importance") or 0.0,
+            parent_id=_kept(new.parent_id, rules.reference, prefix + "parent_id"),
+        )
+
+
+def _kept(value: Given | None, rule: Callable[[Given, str], Kept], field: str) -> Kept | None:
+    return None if value is None else rule(value, field)

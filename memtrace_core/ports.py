@@ -1,0 +1,390 @@
+"""What the core needs of the outside world.
+
+Whoever implements a port keeps the promises written here; the suites in `tests/contracts` check them on every
+implementation, the in-memory ones of `memtrace_core.testing` included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from memtrace_core.model import (
+    Agent,
+    AgentCounts,
+    APIKey,
+    ArcInstance,
+    Memory,
+    MemoryType,
+    Org,
+    Session,
+    SessionStatus,
+)
+from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, Position
+
+
+class Clock(Protocol):
+    """Time, so that no test sleeps to make it pass."""
+
+    def now(self) -> datetime:
+        """Return the time of day, aware and in UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never run backwards."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Come back after so many seconds on this clock."""
+        ...
+
+
+class KeyVault(Protocol):
+    """Seals secrets for storage, each bound to its place."""
+
+    def seal(self, secret: str, context: str) -> bytes:
+        """Return `secret` encrypted; it opens only with an equal `context`."""
+        ...
+
+    def open(self, sealed: bytes, context: str) -> str:
+        """Return the secret.
+
+        Raises:
+            WrongMasterKey: it was sealed with another master key.
+            SealBroken: it was altered, cut short, moved, or is of an unknown version.
+        """
+        ...
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """A valid memory that has no time and no id yet; the journal stamps both.
+
+    `metadata_json` is `metadata` as JSON text, empty for none.
+    """
+
+    agent_id: str
+    session_id: str | None
+    memory_type: MemoryType
+    event_type: str
+    content: str
+    metadata: dict[str, object] | None
+    metadata_json: str
+    tags: tuple[str, ...]
+    dedup_key: str | None
+    importance: float
+    parent_id: str | None
+
+    def stamped(self, org_id: str, memory_id: str, time: datetime) -> Memory:
+        """Return the memory that this draft becomes."""
+        return Memory(
+            memory_id=memory_id,
+            time=time,
+            org_id=org_id,
+            agent_id=self.agent_id,
+            session_id=self.session_id,
+            memory_type=self.memory_type,
+            event_type=self.event_type,
+            content=self.content,
+            metadata=self.metadata,
+            tags=self.tags,
+            dedup_key=self.dedup_key,
+            importance=self.importance,
+            parent_id=self.parent_id,
+        )
+
+
+class Duplicate(msgspec.Struct, frozen=True):
+    """Instead of a stored memory: the id of the one that was there first."""
+
+    memory_id: str
+
+
+class JournalView(msgspec.Struct, frozen=True):
+    """What a journal holds of an org, in one snapshot.
+
+    `matching` is how many of its memories match, `memories` the first of them in the query's order: as many as
+    `offset + limit` of the query. Where `horizon` is given, the gateway may answer only for what lies beyond it.
+    """
+
+    horizon: Horizon
+    matching: int
+    memories: list[Memory]
+
+
+class PendingBatch(msgspec.Struct, frozen=True):
+    """Memories of one org and instance that wait for delivery, oldest first, with their journal keys."""
+
+    instance_id: str
+    keys: tuple[int, ...]
+    memories: list[Memory]
+
+
+class OrgHoldings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the local files hold of an org: memories not yet delivered, delivered but unconfirmed, set aside
+    (Arc refused them), and stored in the embedded store.
+    """
+
+    pending: int = 0
+    delivered: int = 0
+    set_aside: int = 0
+    embedded: int = 0
+
+    @property
+    def undelivered(self) -> int:
+        """How many exist nowhere but here, the embedded store apart."""
+        return self.pending + self.delivered + self.set_aside
+
+
+class Journal(Protocol):
+    """The durable queue in front of every gateway; it also keeps dedup claims and activity.
+
+    Times that it stamps are strictly increasing over its whole life, over restarts and processes, whatever the
+    clock does; commit order is time order.
+    """
+
+    async def append(self, instance: ArcInstance, drafts: Sequence[Draft]) -> list[Memory | Duplicate]:
+        """Store all drafts or none, and return what became of each, in their order.
+
+        On return everything is on disk: memories, dedup claims and activity, in one transaction. Memories for an
+        embedded instance are then in the embedded store itself; others wait here for delivery. Returning does
+        not mean that Arc has seen them.
+
+        Raises:
+            JournalFull: the size limit is reached or the disk is nearly full; nothing was stored.
+            OrgClosing: the org is being deleted; nothing was stored.
+            StorageUnavailable: the file cannot be written; nothing was acknowledged.
+        """
+        ...
+
+    async def view(self, query: MemoryQuery, instance: ArcInstance) -> JournalView:
+        """Return the org's journaled memories that match, and the horizon for `instance`, in one snapshot.
+
+        A caller asks this *before* the gateway: a memory moves only from here to there. Memories in the embedded
+        store are not part of the answer.
+        """
+        ...
+
+    async def count(self, query: AgentCountQuery, instance: ArcInstance) -> tuple[Horizon, AgentCounts]:
+        """Count the org's journaled memories of one agent, and return the horizon for `instance`."""
+        ...
+
+    async def agent_activity(self, org_id: str, agent_ids: Iterable[str]) -> dict[str, datetime]:
+        """Return when each of these agents last stored a memory; agents that never did are left out."""
+        ...
+
+    async def pending_orgs(self) -> list[str]:
+        """Return the orgs that have memories waiting for delivery."""
+        ...
+
+    async def next_batch(self, org_id: str, limit: int, max_bytes: int) -> PendingBatch | None:
+        """Return the oldest memories of an org that wait for delivery, all for one instance."""
+        ...
+
+    async def mark_delivered(self, org_id: str, keys: Sequence[int], *, durable: bool) -> None:
+        """Record that the gateway took these memories; a durable delivery needs no confirmation."""
+        ...
+
+    async def record_key_use(self, used: Mapping[str, datetime]) -> None:
+        """Keep the times at which API keys were last used, by key id."""
+        ...
+
+    async def key_uses(self, key_ids: Iterable[str]) -> dict[str, datetime]:
+        """Return when keys were last used; those never used are left out."""
+        ...
+
+    async def close_org(self, org_id: str) -> None:
+        """Refuse every append of the org from now on, also those already on their way."""
+        ...
+
+    async def reopen_org(self, org_id: str) -> None:
+        """Undo `close_org`."""
+        ...
+
+    async def holdings(self, org_id: str) -> OrgHoldings:
+        """Count what the local files hold of an org."""
+        ...
+
+    async def purge_org(self, org_id: str) -> None:
+        """Remove all memories, claims and activity of a closed org; it stays closed."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was accepted and release the file. Later calls raise StorageUnavailable."""
+        ...
+
+
+class ArcGateway(Protocol):
+    """A store of memories for many orgs, each behind its own Arc instance."""
+
+    async def write(self, instance: ArcInstance, memories: Sequence[Memory]) -> bool:
+        """Hand memories over, and tell whether they are durable there on return.
+
+        False means: accepted, not yet confirmed. Any error but `ArcRejected` leaves it open whether the memories
+        arrived.
+
+        Raises:
+            ArcUnreachable: no answer, or the instance does not let us in.
+            ArcRejected: the instance will never take this batch.
+        """
+        ...
+
+    async def query(self, instance: ArcInstance, query: MemoryQuery) -> list[Memory]:
+        """Return the memories that match, in the query's order, one per `memory_id`.
+
+        Raises:
+            ArcUnreachable, ArcTimeout: there is no answer; an empty list always means "none".
+        """
+        ...
+
+    async def count(self, instance: ArcInstance, query: AgentCountQuery) -> AgentCounts:
+        """Count one agent's memories, each `memory_id` once."""
+        ...
+
+    async def ping(self, instance: ArcInstance) -> None:
+        """Return if the instance can be used now.
+
+        Raises:
+            ArcUnreachable: with the reason.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release connections and files."""
+        ...
+
+
+class MetadataRepo(Protocol):
+    """Orgs, Arc instances, API keys, agents and sessions. Every method of one org names the org.
+
+    Methods that create raise `Conflict` where a name is taken and `NotFound` where the org does not exist.
+    """
+
+    def version(self) -> int:
+        """Return a number that changes whenever orgs, instances or keys change, made anywhere.
+
+        It is asked on every request: microseconds, and no waiting.
+        """
+        ...
+
+    async def create_org(self, org: Org) -> None:
+        """Store a new org."""
+        ...
+
+    async def get_org(self, org_id: str) -> Org | None:
+        """Return an org."""
+        ...
+
+    async def list_orgs(self) -> list[Org]:
+        """Return all orgs, oldest first."""
+        ...
+
+    async def delete_org(self, org_id: str) -> bool:
+        """Delete an org with its instances, keys, agents and sessions; False if there is none."""
+        ...
+
+    async def bind_instance(self, instance: ArcInstance) -> None:
+        """Bind an org that has no Arc instance to one.
+
+        Raises:
+            Conflict: the org has an instance already.
+        """
+        ...
+
+    async def rebind_instance(self, instance: ArcInstance) -> None:
+        """Replace the org's instance in one step.
+
+        The same id changes it in place; another id retires the former, which stays readable by its id while
+        memories wait for it.
+        """
+        ...
+
+    async def unbind_instance(self, org_id: str) -> bool:
+        """Take an org's instance away (it is retired, not forgotten); False if it had none."""
+        ...
+
+    async def instance_of(self, org_id: str) -> ArcInstance | None:
+        """Return the instance an org is bound to."""
+        ...
+
+    async def get_instance(self, org_id: str, instance_id: str) -> ArcInstance | None:
+        """Return one of an org's instances, retired ones included."""
+        ...
+
+    async def list_instances(self) -> list[ArcInstance]:
+        """Return every instance that an org is bound to."""
+        ...
+
+    async def create_key(self, key: APIKey) -> None:
+        """Store a key; names are unique among an org's live keys."""
+        ...
+
+    async def find_key(self, digest: bytes) -> APIKey | None:
+        """Return the key with this SHA-256, revoked and expired ones included."""
+        ...
+
+    async def list_keys(self, org_id: str) -> list[APIKey]:
+        """Return an org's keys, oldest first, revoked ones included."""
+        ...
+
+    async def revoke_key(self, key_id: str, at: datetime) -> bool:
+        """Revoke a key for good; False if there is none (revoking twice keeps the first time)."""
+        ...
+
+    async def create_agent(self, agent: Agent) -> None:
+        """Store an agent; names are unique within an org."""
+        ...
+
+    async def find_agent(self, org_id: str, id_or_name: str) -> Agent | None:
+        """Return an agent by its id, else by its name."""
+        ...
+
+    async def list_agents(self, org_id: str, limit: int, after: Position | None) -> list[Agent]:
+        """Return agents, newest first."""
+        ...
+
+    async def delete_agent(self, org_id: str, agent_id: str) -> bool:
+        """Delete an agent by its id; False if there is none."""
+        ...
+
+    async def create_session(self, session: Session) -> None:
+        """Store a session."""
+        ...
+
+    async def get_session(self, org_id: str, session_id: str) -> Session | None:
+        """Return a session."""
+        ...
+
+    async def list_sessions(
+        self, org_id: str, agent_id: str | None, limit: int, after: Position | None
+    ) -> list[Session]:
+        """Return sessions, newest first."""
+        ...
+
+    async def update_session(
+        self,
+        org_id: str,
+        session_id: str,
+        *,
+        status: SessionStatus | None,
+        metadata: Mapping[str, object] | None,
+        at: datetime,
+    ) -> Session | None:
+        """Set a session's status and merge its metadata key by key, atomically; None if there is none.
+
+        Closing sets `closed_at` once, reopening clears it.
+
+        Raises:
+            InvalidInput: the merged metadata would break the rule for JSON objects.
+        """
+        ...
+
+    async def count_sessions(self, org_id: str, agent_id: str) -> tuple[int, int]:
+        """Return how many sessions an agent has, and how many of them are active."""
+        ...
+
+    async def close(self) -> None:
+        """Release the database."""
+        ...

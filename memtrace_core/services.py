@@ -1,0 +1,121 @@
+"""The bundle of services that an entrance (HTTP, an embedding program) receives."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from memtrace_core.access import Access
+from memtrace_core.agents import Agents
+from memtrace_core.clock import SystemClock
+from memtrace_core.dedup import DedupPolicy
+from memtrace_core.delivery import Delivery, DeliveryPolicy
+from memtrace_core.directory import Directory
+from memtrace_core.errors import MemtraceError
+from memtrace_core.health import Health
+from memtrace_core.memories import Memories
+from memtrace_core.ports import ArcGateway, Clock, Journal, KeyVault, MetadataRepo
+from memtrace_core.sessions import Sessions
+from memtrace_core.tenants import Tenants
+
+HEALTH_EVERY = timedelta(seconds=15)
+USES_EVERY = timedelta(seconds=60)
+DRAIN_WITHIN = timedelta(seconds=10)
+
+_log = logging.getLogger("memtrace.services")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """Everything Memtrace does, wired; `start` and `stop` run its background work."""
+
+    memories: Memories
+    agents: Agents
+    sessions: Sessions
+    tenants: Tenants
+    access: Access
+    health: Health
+    delivery: Delivery
+    clock: Clock
+    journal: Journal
+    repo: MetadataRepo
+    gateway: ArcGateway
+    _tasks: list[asyncio.Task[None]]
+
+    async def start(self) -> None:
+        """Take up deliveries and begin the periodic work. Needs a running event loop."""
+        await self.delivery.start()
+        loop = asyncio.get_running_loop()
+        self._tasks.append(loop.create_task(self._every(HEALTH_EVERY, self.health.check_all)))
+        self._tasks.append(loop.create_task(self._every(USES_EVERY, self.access.flush_uses)))
+
+    async def stop(self, drain_within: timedelta = DRAIN_WITHIN) -> None:
+        """Deliver what can be delivered, write down what is only in memory, and release everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self.delivery.drain(drain_within)
+            await self.access.flush_uses()
+        except MemtraceError as error:
+            _log.error("could not finish before stopping: %s", error)
+        finally:
+            await self.gateway.close()
+            await self.journal.close()
+            await self.repo.close()
+
+    async def _every(self, interval: timedelta, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await self.clock.sleep(interval.total_seconds())
+            try:
+                await work()
+            except MemtraceError as error:
+                _log.warning("background work failed, will be repeated: %s", error)
+
+
+def build_services(
+    *,
+    repo: MetadataRepo,
+    journal: Journal,
+    gateway: ArcGateway,
+    vault: KeyVault,
+    clock: Clock | None = None,
+    dedup: DedupPolicy | None = None,
+    delivery: DeliveryPolicy | None = None,
+    authenticate: bool = True,
+) -> Services:
+    """Wire the services over adapters of your choice.
+
+    Args:
+        repo: orgs, bindings, keys, agents and sessions.
+        journal: the durable queue.
+        gateway: where memories live, for every kind of instance in use.
+        vault: seals Arc API keys.
+        clock: the machine's if not given.
+        dedup: must be the policy that `journal` enforces.
+        delivery: batching and retries.
+        authenticate: False lets anybody act for the default org.
+    """
+    clock = clock or SystemClock()
+    directory = Directory(repo)
+    deliveries = Delivery(journal, repo, gateway, clock, delivery)
+    memories = Memories(
+        directory, journal, gateway, clock, dedup or DedupPolicy(), on_pending=deliveries.wake
+    )
+    return Services(
+        memories=memories,
+        agents=Agents(repo, journal, memories, clock),
+        sessions=Sessions(repo, clock),
+        tenants=Tenants(repo, journal, vault, clock),
+        access=Access(directory, journal, clock, enabled=authenticate),
+        health=Health(directory, gateway),
+        delivery=deliveries,
+        clock=clock,
+        journal=journal,
+        repo=repo,
+        gateway=gateway,
+        _tasks=[],
+    )
