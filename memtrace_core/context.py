@@ -31,9 +31,7 @@ class SessionContext(msgspec.Struct, frozen=True):
     memory_count: int
 
 
-def build_context(
-    session_id: str, memories: Sequence[Memory], max_tokens: int | None = None
-) -> SessionContext:
+def build_context(session_id: str, memories: Sequence[Memory], max_tokens: int | None = None) -> SessionContext:
     """Write memories as Markdown, in their order, section by section.
 
     Args:
@@ -58,9 +56,7 @@ def _fitting(heading: str, memories: Sequence[Memory], budget: int) -> list[Memo
         return len(_render(heading, chosen, left_out=total - len(chosen))) <= budget
 
     possible = [memory for memory in memories if fits([memory])]
-    ranked = sorted(
-        possible, key=lambda memory: (memory.importance, memory.time, memory.memory_id), reverse=True
-    )
+    ranked = sorted(possible, key=lambda memory: (memory.importance, memory.time, memory.memory_id), reverse=True)
     # Every further memory makes the text longer, so the longest fitting beginning is found by halving.
     low, high = 0, len(ranked)
     while low < high:
@@ -85,9 +81,7 @@ def _render(heading: str, memories: Iterable[Memory], left_out: int = 0) -> str:
         sections[name].append(_line(memory))
     parts = [heading]
     parts += [
-        "\n".join((f"### {_SECTIONS[name]} ({len(lines)})", *lines))
-        for name, lines in sections.items()
-        if lines
+        "\n".join((f"### {_SECTIONS[name]} ({len(lines)})", *lines)) for name, lines in sections.items() if lines
     ]
     if left_out:
         parts.append(_left_out(left_out))

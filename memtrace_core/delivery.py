@@ -98,9 +98,7 @@ class Delivery:
         filled = False
         while True:
             try:
-                batch = await self._journal.next_batch(
-                    org_id, self._policy.batch_size, self._policy.batch_bytes
-                )
+                batch = await self._journal.next_batch(org_id, self._policy.batch_size, self._policy.batch_bytes)
                 if batch is None:
                     return
                 if len(batch.keys) < self._policy.batch_size and not (filled or self._draining):

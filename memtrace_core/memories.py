@@ -89,8 +89,7 @@ class Memories:
         """
         rules.within(len(memories), 1, rules.MAX_BATCH, "the number of memories")
         drafts = [
-            self._draft(memory, f"memories[{index}]." if batch else "")
-            for index, memory in enumerate(memories)
+            self._draft(memory, f"memories[{index}]." if batch else "") for index, memory in enumerate(memories)
         ]
         instance = await self._instance(org_id)
         outcomes = await self._journal.append(instance, drafts)

@@ -79,9 +79,7 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     updated_at: datetime
     closed_at: datetime | None = None
 
-    def changed(
-        self, status: SessionStatus | None, metadata: Mapping[str, object] | None, at: datetime
-    ) -> Session:
+    def changed(self, status: SessionStatus | None, metadata: Mapping[str, object] | None, at: datetime) -> Session:
         """Return the session with another status and metadata merged in key by key.
 
         Closing sets `closed_at` unless it is closed already; reopening clears it.

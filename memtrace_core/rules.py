@@ -103,9 +103,13 @@ def importance(value: float, field: str) -> float:
 def content(value: str, field: str) -> str:
     """Accept a memory's content: 1 character to 1 MiB of UTF-8, without NUL."""
     # Most contents are far below the limit: only a long one is encoded to be measured.
-    if 0 < len(value) <= MAX_CONTENT_BYTES and _is_text(value):
-        if len(value) * 4 <= MAX_CONTENT_BYTES or len(value.encode()) <= MAX_CONTENT_BYTES:
-            return value
+    short = len(value) * 4 <= MAX_CONTENT_BYTES
+    if (
+        0 < len(value) <= MAX_CONTENT_BYTES
+        and _is_text(value)
+        and (short or len(value.encode()) <= MAX_CONTENT_BYTES)
+    ):
+        return value
     raise InvalidInput(f"{field} must be 1 character to 1 MiB (UTF-8) of valid Unicode without NUL")
 
 

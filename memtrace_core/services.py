@@ -102,9 +102,7 @@ def build_services(
     clock = clock or SystemClock()
     directory = Directory(repo)
     deliveries = Delivery(journal, repo, gateway, clock, delivery)
-    memories = Memories(
-        directory, journal, gateway, clock, dedup or DedupPolicy(), on_pending=deliveries.wake
-    )
+    memories = Memories(directory, journal, gateway, clock, dedup or DedupPolicy(), on_pending=deliveries.wake)
     return Services(
         memories=memories,
         agents=Agents(repo, journal, memories, clock),

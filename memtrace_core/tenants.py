@@ -65,9 +65,7 @@ class Tenants:
         """
         org = await self._repo.get_org(org_id)
         if org is None:
-            raise NotFound(
-                f"no organization {org_id!r}", code="org_not_found", hint="see `memtrace org list`"
-            )
+            raise NotFound(f"no organization {org_id!r}", code="org_not_found", hint="see `memtrace org list`")
         return org
 
     async def list_orgs(self) -> list[tuple[Org, ArcInstance | None]]:
@@ -277,13 +275,7 @@ def _url(value: str) -> str:
         return value
     url = value.rstrip("/")
     scheme, separator, rest = url.partition("://")
-    if (
-        scheme not in ("http", "https")
-        or not separator
-        or not rest
-        or not url.isascii()
-        or not url.isprintable()
-    ):
+    if scheme not in ("http", "https") or not separator or not rest or not url.isascii() or not url.isprintable():
         raise InvalidInput("url must be http://…, https://… or embedded:")
     if len(url) > MAX_URL_CHARACTERS or any(character in rest for character in "@?# \\"):
         raise InvalidInput("url must name a host and nothing more: no credentials, query or fragment")
