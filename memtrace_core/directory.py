@@ -1,4 +1,4 @@
-"""What the request path must know of API keys and Arc bindings, read once and forgotten when an admin changes it."""
+"""What the request path must know of keys and bindings, read once and forgotten when an admin changes it."""
 
 from __future__ import annotations
 

@@ -189,9 +189,9 @@ class Memories:
         """Return the memories from `offset` on and one more than `limit`, of journal and gateway together."""
         wider = msgspec.structs.replace(query, limit=query.limit + 1)
         view = await self._journal.view(wider, instance)
-        # The two sets are disjoint, so at most `matching` of the first `offset` come from the journal: the
+        # The two sets are disjoint, and of the first `offset` no more come from the journal than it holds: the
         # gateway can skip the rest itself.
-        skipped = max(0, query.offset - view.matching)
+        skipped = max(0, query.offset - len(view.memories))
         rest = query.offset - skipped
         asked = msgspec.structs.replace(
             wider,

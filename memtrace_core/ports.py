@@ -105,12 +105,11 @@ class Duplicate(msgspec.Struct, frozen=True):
 class JournalView(msgspec.Struct, frozen=True):
     """What a journal holds of an org, in one snapshot.
 
-    `matching` is how many of its memories match, `memories` the first of them in the query's order: as many as
-    `offset + limit` of the query. Where `horizon` is given, the gateway may answer only for what lies beyond it.
+    `memories` are the first that match, in the query's order, as many as its `offset + limit`. The gateway may
+    answer only for what lies beyond `horizon`.
     """
 
     horizon: Horizon
-    matching: int
     memories: list[Memory]
 
 

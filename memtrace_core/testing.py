@@ -157,10 +157,8 @@ class InMemoryJournal:
 
     async def view(self, query: MemoryQuery, instance: ArcInstance) -> JournalView:
         """Return what matches."""
-        held = self._held(query.org_id)
-        everything = msgspec.structs.replace(query, offset=0, limit=max(1, len(held)))
         first = msgspec.structs.replace(query, offset=0, limit=query.offset + query.limit)
-        return JournalView(self._horizon(instance), len(everything.page(held)), first.page(held))
+        return JournalView(self._horizon(instance), first.page(self._held(query.org_id)))
 
     async def count(self, query: AgentCountQuery, instance: ArcInstance) -> tuple[Horizon, AgentCounts]:
         """Count what matches."""
