@@ -1,0 +1,80 @@
+"""Dedup claims: one small table per stretch of time, so that old ones go whole and inserts stay fast.
+
+A single table of ten million random keys would more than halve the rate of writing. Keys are inserted into the
+newest table and looked for in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+import apsw
+
+SHORTEST_STRETCH = timedelta(hours=1)
+MOST_STRETCHES = 24
+
+_MICROSECOND = timedelta(microseconds=1)
+
+Claim = tuple[str, str, str, int]
+
+
+class Claims:
+    """The claims of one journal, within one transaction at a time.
+
+    Every method belongs inside a write transaction; `begin` comes first in each, because other processes add and
+    drop tables too.
+    """
+
+    def __init__(self, connection: apsw.Connection, window: timedelta) -> None:
+        self._connection = connection
+        self._window = window // _MICROSECOND
+        self._stretch = max(SHORTEST_STRETCH, window / MOST_STRETCHES) // _MICROSECOND
+        self._starts: list[int] = []
+        self._lookup = ""
+
+    def begin(self, now: int) -> None:
+        """See which tables there are; add one for `now` (in µs) if need be and drop those past the window."""
+        starts = [start for (start,) in self._connection.execute("SELECT start FROM claim_tables ORDER BY start")]
+        past = [start for start in starts if start + self._stretch + self._window <= now]
+        for start in past:
+            self._connection.execute(f"DROP TABLE {_table(start)}")
+            self._connection.execute("DELETE FROM claim_tables WHERE start = ?", (start,))
+        starts = starts[len(past) :]
+        if not starts or starts[-1] + self._stretch <= now:
+            self._connection.execute(
+                f"""
+                CREATE TABLE {_table(now)} (
+                    org_id TEXT NOT NULL, dedup_key TEXT NOT NULL, memory_id TEXT NOT NULL, time INTEGER NOT NULL,
+                    PRIMARY KEY (org_id, dedup_key)
+                ) STRICT, WITHOUT ROWID
+                """
+            )
+            self._connection.execute("INSERT INTO claim_tables VALUES (?)", (now,))
+            starts.append(now)
+        if starts != self._starts:
+            self._starts = starts
+            self._lookup = " UNION ALL ".join(
+                f"SELECT time, memory_id FROM {_table(start)} WHERE org_id = ?1 AND dedup_key = ?2"
+                for start in starts
+            )
+
+    def find(self, org_id: str, dedup_key: str, now: int) -> str | None:
+        """Return the id of the memory that holds this key within the window before `now`."""
+        newest = max(self._connection.execute(self._lookup, (org_id, dedup_key)), default=None)
+        if newest is None or now - newest[0] >= self._window:
+            return None
+        return str(newest[1])
+
+    def add(self, claims: Iterable[Claim]) -> None:
+        """Claim keys for memories (org id, key, memory id, time); a claim past the window gives way."""
+        self._connection.executemany(f"REPLACE INTO {_table(self._starts[-1])} VALUES (?, ?, ?, ?)", claims)
+
+    def free_org(self, org_id: str) -> None:
+        """Drop all claims of an org."""
+        for start in self._starts:
+            self._connection.execute(f"DELETE FROM {_table(start)} WHERE org_id = ?", (org_id,))
+
+
+def _table(start: int) -> str:
+    return f"claims_{start:d}"

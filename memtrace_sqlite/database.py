@@ -1,0 +1,209 @@
+"""SQLite files of ours: created privately, recognised before they are touched, opened durably."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from memtrace_core.errors import StorageUnavailable
+
+BUSY_TIMEOUT_MS = 30_000
+
+_MAGIC = b"SQLite format 3\0"
+_HEADER_BYTES = 100
+_APPLICATION_ID_AT = 68
+_SYNCHRONOUS_FULL = 2
+
+
+class Schema(msgspec.Struct, frozen=True):
+    """What a file of ours looks like.
+
+    `application_id` stands in the file's header, `migrations[n]` leads from version n to n + 1, and `kind` is
+    what the file is called in messages.
+    """
+
+    kind: str
+    application_id: int
+    migrations: Sequence[str]
+
+    @property
+    def version(self) -> int:
+        """The version that this program reads and writes."""
+        return len(self.migrations)
+
+
+class Mode(Enum):
+    """What opening a file may do to it; both make a new one where there is none."""
+
+    MIGRATE = "migrate"
+    AS_IT_IS = "as it is"
+
+
+def open_database(path: Path, schema: Schema, mode: Mode) -> apsw.Connection:
+    """Open a database for reading and writing, making it if there is none.
+
+    Raises:
+        StorageUnavailable: the file is not ours (it was not touched), has another schema version that may not be
+            migrated here, or cannot be used.
+    """
+    with reporting(path):
+        if _is_blank(path):
+            _create(path, schema)
+        _recognise(path, schema)
+        connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
+        try:
+            _bring_up_to_date(connection, path, schema, mode)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def open_reader(path: Path) -> apsw.Connection:
+    """Open a database that `open_database` has opened before, for reading only."""
+    with reporting(path):
+        return _connect(path, apsw.SQLITE_OPEN_READONLY)
+
+
+@contextmanager
+def transaction(connection: apsw.Connection) -> Iterator[None]:
+    """Write in one transaction that takes its lock at once, so that it never fails half way for a lock."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # After some errors (a full disk, for one) SQLite has rolled back already.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def snapshot(connection: apsw.Connection) -> Iterator[None]:
+    """Read several times from one and the same state."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+@contextmanager
+def reporting(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with a file into one clear sentence about it."""
+    try:
+        yield
+    except apsw.ConstraintError:
+        raise
+    except apsw.NotADBError:
+        raise StorageUnavailable(f"{path} is not a database") from None
+    except apsw.CorruptError as error:
+        raise StorageUnavailable(f"{path} is damaged ({error}); restore it from a backup") from error
+    except (apsw.FullError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.IOError) as error:
+        raise StorageUnavailable(f"{path} cannot be used: {error}") from error
+    except apsw.BusyError as error:
+        raise StorageUnavailable(f"{path} is locked by another process") from error
+    except OSError as error:
+        raise StorageUnavailable(f"{path} cannot be used: {error.strerror or error}") from error
+
+
+def _is_blank(path: Path) -> bool:
+    try:
+        return path.stat().st_size == 0
+    except FileNotFoundError:
+        return True
+
+
+def _create(path: Path, schema: Schema) -> None:
+    if not path.parent.is_dir():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        # Two processes on one empty path: the second waits here and then finds a database.
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if not _is_blank(path):
+            return
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        path.chmod(0o600)
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+        try:
+            connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+            # Before the switch to WAL, so that the file's own header tells whose it is from the first moment on.
+            with transaction(connection):
+                _migrate(connection, schema, 0)
+                connection.pragma("application_id", schema.application_id)
+            connection.pragma("journal_mode", "wal")
+        finally:
+            connection.close()
+    finally:
+        os.close(folder)
+
+
+def _recognise(path: Path, schema: Schema) -> None:
+    """Read the file's header ourselves: SQLite would create files beside a WAL database just to look at it."""
+    with path.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+        raise StorageUnavailable(f"{path} is not a database; it was left untouched")
+    (application_id,) = struct.unpack_from(">i", header, _APPLICATION_ID_AT)
+    if application_id != schema.application_id:
+        raise StorageUnavailable(
+            f"{path} is not a Memtrace {schema.kind} (made by another program or version); it was left untouched"
+        )
+
+
+def _connect(path: Path, flags: int) -> apsw.Connection:
+    connection = apsw.Connection(str(path), flags=flags)
+    try:
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        connection.pragma("foreign_keys", True)
+        connection.pragma("synchronous", _SYNCHRONOUS_FULL)
+        connection.pragma("fullfsync", True)
+        if connection.pragma("synchronous") != _SYNCHRONOUS_FULL or connection.pragma("foreign_keys") != 1:
+            raise StorageUnavailable(f"{path}: SQLite refuses synchronous=FULL or foreign keys")
+        if connection.pragma("journal_mode") != "wal":
+            raise StorageUnavailable(f"{path} is not in WAL mode; is it on a network file system?")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _bring_up_to_date(connection: apsw.Connection, path: Path, schema: Schema, mode: Mode) -> None:
+    found = _user_version(connection)
+    if found > schema.version:
+        raise StorageUnavailable(
+            f"{path} has schema version {found}, newer than this program's {schema.version}; use a newer memtrace"
+        )
+    if found == schema.version:
+        return
+    if mode is Mode.AS_IT_IS:
+        raise StorageUnavailable(
+            f"{path} has schema version {found}, older than this program's {schema.version}; "
+            "start `memtrace serve` once to migrate it"
+        )
+    with transaction(connection):
+        _migrate(connection, schema, _user_version(connection))
+
+
+def _migrate(connection: apsw.Connection, schema: Schema, found: int) -> None:
+    for script in schema.migrations[found:]:
+        connection.execute(script)
+    connection.pragma("user_version", schema.version)
+
+
+def _user_version(connection: apsw.Connection) -> int:
+    version = connection.pragma("user_version")
+    if not isinstance(version, int):
+        raise StorageUnavailable("the database has no readable schema version")
+    return version

@@ -1,0 +1,69 @@
+"""The embedded store: memories of small installations, in the journal's own file.
+
+They come in with the transaction that acknowledges them (`SqliteJournal.append`); this gateway answers for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import apsw
+
+from memtrace_core.errors import ArcRejected
+from memtrace_core.identifiers import parse_memory_id
+from memtrace_core.model import AgentCounts, ArcInstance, Memory
+from memtrace_core.query import AgentCountQuery, MemoryQuery
+from memtrace_sqlite.journal import SqliteJournal
+from memtrace_sqlite.rows import COLUMNS, Value, conditions, counts_of, memory_of, ordering
+
+_OWNER = "store = (SELECT store FROM stores WHERE org_id = ? AND database = ? AND measurement = ?)"
+
+
+class SqliteEmbeddedGateway:
+    """Answers for instances whose URL is `embedded:`."""
+
+    def __init__(self, journal: SqliteJournal) -> None:
+        self._readers = journal.readers
+
+    async def write(self, instance: ArcInstance, memories: Sequence[Memory]) -> bool:
+        """Refuse: the journal has stored them already, in one transaction with the acknowledgement.
+
+        Raises:
+            ArcRejected: always.
+        """
+        raise ArcRejected(
+            f"{len(memories)} memories for the embedded store of {instance.org_id} were never pending"
+        )
+
+    async def query(self, instance: ArcInstance, query: MemoryQuery) -> list[Memory]:
+        """Return the memories that match."""
+
+        def work(connection: apsw.Connection) -> list[Memory]:
+            where, values = conditions(query)
+            if query.memory_id is not None and (parsed := parse_memory_id(query.memory_id)):
+                # The id tells the time, and there is an index by time.
+                where, values = f"{where} AND time = ?", [*values, parsed[0]]
+            rows = connection.execute(
+                f"SELECT {COLUMNS} FROM embedded WHERE {_OWNER}{where}{ordering(query)} LIMIT ? OFFSET ?",
+                (*_owner(instance), *values, query.limit, query.offset),
+            )
+            return [memory_of(query.org_id, row) for row in rows]
+
+        return await self._readers.run(work)
+
+    async def count(self, instance: ArcInstance, query: AgentCountQuery) -> AgentCounts:
+        """Count one agent's memories."""
+        return await self._readers.run(
+            lambda connection: counts_of(connection, "embedded", _OWNER, _owner(instance), query)
+        )
+
+    async def ping(self, instance: ArcInstance) -> None:
+        """Read once from the file."""
+        await self._readers.run(lambda connection: connection.execute("SELECT node FROM ledger").fetchone())
+
+    async def close(self) -> None:
+        """Do nothing: the journal owns the file."""
+
+
+def _owner(instance: ArcInstance) -> tuple[Value, Value, Value]:
+    return instance.org_id, instance.database, instance.measurement

@@ -1,0 +1,205 @@
+"""What happens inside one write transaction of the journal: times, ids, claims and rows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import apsw
+
+from memtrace_core.dedup import DedupPolicy
+from memtrace_core.errors import JournalFull, OrgClosing
+from memtrace_core.identifiers import memory_id
+from memtrace_core.model import ArcInstance, Memory
+from memtrace_core.ports import Clock, Draft, Duplicate
+from memtrace_core.timewindow import from_us, to_us
+from memtrace_sqlite.claims import Claim, Claims
+from memtrace_sqlite.rows import COLUMNS, PLACES, MemoryRow, row_of
+
+ROW_OVERHEAD_BYTES = 200
+PURGE_ROWS = 5_000
+
+PENDING, DELIVERED, SET_ASIDE = 0, 1, 2
+
+
+class Ledger:
+    """The state that the jobs of one transaction share; see `memtrace_sqlite.writer`.
+
+    Rows and claims are collected and written in bulk by `finish`; a job that reads tables calls `write_rows`
+    first.
+    """
+
+    def __init__(
+        self, connection: apsw.Connection, node: str, clock: Clock, dedup: DedupPolicy, max_bytes: int
+    ) -> None:
+        self._connection = connection
+        self._node = node
+        self._clock = clock
+        self._dedup = dedup
+        self._max_bytes = max_bytes
+        self._claims = Claims(connection, dedup.window)
+
+    def begin(self) -> None:
+        """Read where the journal stands: another process may have written since."""
+        ((self._last, self._pending_bytes),) = self._connection.execute(
+            "SELECT last_time, pending_bytes FROM ledger"
+        )
+        self._next = max(to_us(self._clock.now()), self._last + 1)
+        self._claims.begin(self._next)
+        self._claimed: dict[tuple[str, str], Claim] = {}
+        self._pending: list[tuple[str | int, ...]] = []
+        self._embedded: list[tuple[int | str | float | None, ...]] = []
+        self._active: dict[tuple[str, str], int] = {}
+        self._stores: dict[str, int] = {}
+        self._open_orgs: set[str] = set()
+
+    def finish(self) -> None:
+        """Write everything that was collected."""
+        self.write_rows()
+        self._connection.execute(
+            "UPDATE ledger SET last_time = ?, pending_bytes = ?", (self._last, self._pending_bytes)
+        )
+
+    def write_rows(self) -> None:
+        """Write the rows collected so far, so that the next statement sees them."""
+        run = self._connection.executemany
+        if self._pending:
+            columns = f"org_id, instance_id, state, bytes, {COLUMNS}"
+            run(f"INSERT INTO journal ({columns}) VALUES (?, ?, {PENDING}, ?, {PLACES})", self._pending)
+        if self._embedded:
+            run(f"INSERT INTO embedded (store, {COLUMNS}) VALUES (?, {PLACES})", self._embedded)
+        if self._claimed:
+            self._claims.add(self._claimed.values())
+        if self._active:
+            run(
+                """
+                INSERT INTO agent_activity VALUES (?, ?, ?)
+                ON CONFLICT DO UPDATE SET time = max(time, excluded.time)
+                """,
+                [(org_id, agent_id, time) for (org_id, agent_id), time in self._active.items()],
+            )
+        self._pending, self._embedded, self._claimed, self._active = [], [], {}, {}
+
+    def append(self, instance: ArcInstance, drafts: Sequence[Draft]) -> list[Memory | Duplicate]:
+        """Stamp, claim and store drafts, in their order.
+
+        Raises:
+            OrgClosing: the org is being deleted.
+            JournalFull: too many bytes wait for delivery already.
+        """
+        self._check_open(instance.org_id)
+        if not instance.embedded and self._pending_bytes >= self._max_bytes:
+            raise JournalFull("the journal is full of memories that Arc has not taken yet")
+        return [self._append_one(instance, draft) for draft in drafts]
+
+    def _append_one(self, instance: ArcInstance, draft: Draft) -> Memory | Duplicate:
+        org_id, time, key = instance.org_id, self._next, draft.dedup_key
+        if self._dedup.enabled and key is not None:
+            claim = self._claimed.get((org_id, key))
+            first = claim[2] if claim else self._claims.find(org_id, key, time)
+            if first is not None:
+                return Duplicate(first)
+        self._last, self._next = time, time + 1
+        identity = memory_id(time, self._node, f"{random.getrandbits(16):04x}")  # noqa: S311 - no secret
+        if self._dedup.enabled and key is not None:
+            self._claimed[org_id, key] = (org_id, key, identity, time)
+        self._active[org_id, draft.agent_id] = time
+        row = row_of(draft, time, identity)
+        if instance.embedded:
+            self._embedded.append((self._store(instance), *row))
+        else:
+            size = _size(row)
+            self._pending_bytes += size
+            self._pending.append((org_id, instance.id, size, *row))  # type: ignore[arg-type]
+        return draft.stamped(org_id, identity, from_us(time))
+
+    def mark_delivered(self, org_id: str, keys: Sequence[int], durable: bool) -> None:
+        """Mark pending memories of an org as delivered; durable ones leave the journal."""
+        self.write_rows()
+        for key in keys:
+            found = self._connection.execute(
+                "SELECT bytes FROM journal WHERE seq = ? AND org_id = ? AND state = ?", (key, org_id, PENDING)
+            )
+            for (size,) in found:
+                self._pending_bytes -= size
+        changes = [(key, org_id) for key in keys]
+        if durable:
+            self._connection.executemany("DELETE FROM journal WHERE seq = ? AND org_id = ?", changes)
+        else:
+            self._connection.executemany(
+                f"UPDATE journal SET state = {DELIVERED} WHERE seq = ? AND org_id = ? AND state = {PENDING}",
+                changes,
+            )
+
+    def record_key_use(self, used: Mapping[str, datetime]) -> None:
+        """Keep the latest use of each key."""
+        self._connection.executemany(
+            "INSERT INTO key_use VALUES (?, ?) ON CONFLICT DO UPDATE SET time = max(time, excluded.time)",
+            [(key_id, to_us(at)) for key_id, at in used.items()],
+        )
+
+    def close_org(self, org_id: str) -> None:
+        """Let no further append of this org pass, in this transaction or any later one."""
+        self._open_orgs.discard(org_id)
+        self._connection.execute("INSERT OR IGNORE INTO closed_orgs VALUES (?)", (org_id,))
+
+    def reopen_org(self, org_id: str) -> None:
+        """Undo `close_org`."""
+        self._connection.execute("DELETE FROM closed_orgs WHERE org_id = ?", (org_id,))
+
+    def purge_some(self, org_id: str) -> bool:
+        """Remove some of an org's memories; False once there were none, and the rest is removed too.
+
+        In portions, so that other orgs' writes get their turn in between.
+        """
+        self.write_rows()
+        ((freed,),) = self._connection.execute(
+            "SELECT coalesce(sum(bytes), 0) FROM (SELECT bytes FROM journal WHERE org_id = ? AND state = ? "
+            "ORDER BY seq LIMIT ?)",
+            (org_id, PENDING, PURGE_ROWS),
+        )
+        removed = 0
+        for table, owner, order in (
+            ("journal", f"org_id = ? AND state = {PENDING}", "seq"),
+            ("journal", f"org_id = ? AND state <> {PENDING}", "seq"),
+            ("embedded", "store IN (SELECT store FROM stores WHERE org_id = ?)", "seq"),
+        ):
+            self._connection.execute(
+                f"DELETE FROM {table} WHERE seq IN (SELECT seq FROM {table} WHERE {owner} ORDER BY {order} LIMIT ?)",
+                (org_id, PURGE_ROWS),
+            )
+            removed += self._connection.changes()
+        self._pending_bytes -= freed
+        if removed:
+            return True
+        self._connection.execute("DELETE FROM stores WHERE org_id = ?", (org_id,))
+        self._connection.execute("DELETE FROM agent_activity WHERE org_id = ?", (org_id,))
+        self._claims.free_org(org_id)
+        self._stores.clear()
+        return False
+
+    def _check_open(self, org_id: str) -> None:
+        if org_id in self._open_orgs:
+            return
+        if self._connection.execute("SELECT 1 FROM closed_orgs WHERE org_id = ?", (org_id,)).fetchone():
+            raise OrgClosing("this org is being deleted and takes no more memories")
+        self._open_orgs.add(org_id)
+
+    def _store(self, instance: ArcInstance) -> int:
+        store = self._stores.get(instance.id)
+        if store is None:
+            place = (instance.org_id, instance.database, instance.measurement)
+            self._connection.execute(
+                "INSERT OR IGNORE INTO stores (org_id, database, measurement) VALUES (?, ?, ?)", place
+            )
+            ((store,),) = self._connection.execute(
+                "SELECT store FROM stores WHERE org_id = ? AND database = ? AND measurement = ?", place
+            )
+            self._stores[instance.id] = store
+        return int(store)
+
+
+def _size(row: MemoryRow) -> int:
+    texts = (value for value in row if isinstance(value, str))
+    return ROW_OVERHEAD_BYTES + sum(len(text) if text.isascii() else len(text.encode()) for text in texts)

@@ -1,0 +1,161 @@
+"""The tables. Times are microseconds since 1970; a text that is absent is NULL."""
+
+from __future__ import annotations
+
+from memtrace_sqlite.database import Schema
+
+# The version row lets a server see that orgs, instances or keys changed without reading them again; agents and
+# sessions, which change all the time, do not touch it.
+_METADATA_1 = """
+CREATE TABLE meta (
+    name TEXT PRIMARY KEY,
+    value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE config_version (
+    version INTEGER NOT NULL
+) STRICT;
+INSERT INTO config_version VALUES (1);
+
+CREATE TABLE orgs (
+    org_id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE arc_instances (
+    instance_id TEXT PRIMARY KEY,
+    org_id TEXT NOT NULL REFERENCES orgs ON DELETE CASCADE,
+    url TEXT NOT NULL,
+    database TEXT NOT NULL,
+    measurement TEXT NOT NULL,
+    sealed_api_key BLOB,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    retired INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX arc_instances_bound ON arc_instances (org_id) WHERE NOT retired;
+CREATE INDEX arc_instances_org ON arc_instances (org_id);
+
+CREATE TABLE api_keys (
+    key_id TEXT PRIMARY KEY,
+    org_id TEXT NOT NULL REFERENCES orgs ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    digest BLOB NOT NULL UNIQUE,
+    permissions TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    revoked_at INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX api_keys_live_name ON api_keys (org_id, name) WHERE revoked_at IS NULL;
+
+CREATE TABLE agents (
+    agent_id TEXT PRIMARY KEY,
+    org_id TEXT NOT NULL REFERENCES orgs ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    description TEXT,
+    config_json TEXT,
+    created_at INTEGER NOT NULL,
+    last_active_at INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX agents_name ON agents (org_id, name);
+CREATE INDEX agents_newest ON agents (org_id, created_at, agent_id);
+
+CREATE TABLE sessions (
+    session_id TEXT PRIMARY KEY,
+    org_id TEXT NOT NULL REFERENCES orgs ON DELETE CASCADE,
+    agent_id TEXT NOT NULL,
+    status TEXT NOT NULL,
+    metadata_json TEXT,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    closed_at INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sessions_newest ON sessions (org_id, created_at, session_id);
+CREATE INDEX sessions_agent ON sessions (org_id, agent_id, created_at, session_id);
+""" + "".join(
+    f"""
+CREATE TRIGGER {table}_{event.lower()} AFTER {event} ON {table} BEGIN
+    UPDATE config_version SET version = version + 1;
+END;
+"""
+    for table in ("orgs", "arc_instances", "api_keys")
+    for event in ("INSERT", "UPDATE", "DELETE")
+)
+
+_MEMORY = """
+    time INTEGER NOT NULL,
+    memory_id TEXT NOT NULL,
+    agent_id TEXT NOT NULL,
+    session_id TEXT,
+    memory_type TEXT NOT NULL,
+    event_type TEXT NOT NULL,
+    content TEXT NOT NULL,
+    metadata_json TEXT,
+    tags_csv TEXT,
+    dedup_key TEXT,
+    importance REAL NOT NULL,
+    parent_id TEXT
+"""
+
+# journal.state: 0 pending, 1 delivered (not confirmed), 2 set aside.
+_JOURNAL_1 = f"""
+CREATE TABLE ledger (
+    node TEXT NOT NULL,
+    last_time INTEGER NOT NULL,
+    pending_bytes INTEGER NOT NULL
+) STRICT;
+INSERT INTO ledger VALUES (lower(hex(randomblob(3))), 0, 0);
+
+CREATE TABLE journal (
+    seq INTEGER PRIMARY KEY,
+    org_id TEXT NOT NULL,
+    instance_id TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    {_MEMORY}
+) STRICT;
+CREATE INDEX journal_time ON journal (org_id, time, memory_id);
+CREATE INDEX journal_pending ON journal (org_id, seq) WHERE state = 0;
+
+CREATE TABLE stores (
+    store INTEGER PRIMARY KEY,
+    org_id TEXT NOT NULL,
+    database TEXT NOT NULL,
+    measurement TEXT NOT NULL,
+    UNIQUE (org_id, database, measurement)
+) STRICT;
+
+CREATE TABLE embedded (
+    seq INTEGER PRIMARY KEY,
+    store INTEGER NOT NULL,
+    {_MEMORY}
+) STRICT;
+CREATE UNIQUE INDEX embedded_time ON embedded (store, time, memory_id);
+CREATE INDEX embedded_agent ON embedded (store, agent_id, time, memory_id);
+CREATE INDEX embedded_session ON embedded (store, session_id, time, memory_id) WHERE session_id IS NOT NULL;
+CREATE INDEX embedded_dedup ON embedded (store, dedup_key, time) WHERE dedup_key IS NOT NULL;
+
+CREATE TABLE claim_tables (
+    start INTEGER PRIMARY KEY
+) STRICT;
+
+CREATE TABLE agent_activity (
+    org_id TEXT NOT NULL,
+    agent_id TEXT NOT NULL,
+    time INTEGER NOT NULL,
+    PRIMARY KEY (org_id, agent_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE key_use (
+    key_id TEXT PRIMARY KEY,
+    time INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE closed_orgs (
+    org_id TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+"""
+
+METADATA = Schema("metadata database", 0x4D744D64, (_METADATA_1,))
+JOURNAL = Schema("journal", 0x4D744A6E, (_JOURNAL_1,))

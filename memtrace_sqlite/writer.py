@@ -1,0 +1,153 @@
+"""Group commit: one thread writes, and requests that wait together share one transaction and one fsync."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar, cast
+
+import apsw
+
+from memtrace_core.errors import JournalFull, MemtraceError, StorageUnavailable
+from memtrace_sqlite.database import reporting, transaction
+
+MOST_IN_GROUP = 512
+
+State = TypeVar("State", bound="GroupState")
+Result = TypeVar("Result")
+
+
+class GroupState(Protocol):
+    """What the jobs of one transaction share."""
+
+    def begin(self) -> None:
+        """Start afresh: the transaction has just begun, and an earlier one may have been rolled back."""
+        ...
+
+    def finish(self) -> None:
+        """Write what the jobs have only collected; the transaction is about to commit."""
+        ...
+
+
+class _Job(Generic[State, Result]):
+    __slots__ = ("error", "future", "result", "work")
+
+    def __init__(self, work: Callable[[State], Result]) -> None:
+        self.work = work
+        self.future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.result: Result | None = None
+        self.error: Exception | None = None
+
+    def settle(self) -> None:
+        if self.future.cancelled():
+            return
+        if self.error is None:
+            self.future.set_result(cast(Result, self.result))
+        else:
+            self.future.set_exception(self.error)
+
+
+class GroupWriter(Generic[State]):
+    """Runs jobs on one connection, many to a transaction.
+
+    A job's result is given out only when its transaction is on disk. A job may refuse by a MemtraceError as long
+    as it has written nothing. When one fails in any other way, the transaction is rolled back and every job of
+    the group is run again in one of its own, so that a bad one fails alone: a job must do nothing but write
+    through `state`.
+    """
+
+    def __init__(self, path: Path, connection: apsw.Connection, state: State) -> None:
+        self._path = path
+        self._connection = connection
+        self._state = state
+        self._jobs: queue.SimpleQueue[_Job[State, object] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name=f"writer of {path.name}", daemon=True)
+        self._thread.start()
+
+    async def run(self, work: Callable[[State], Result]) -> Result:
+        """Run a job, and return its result once it is on disk.
+
+        Raises:
+            StorageUnavailable: the file cannot be written, or the writer is closed; nothing was stored.
+            MemtraceError: what the job raised; nothing of it was stored.
+        """
+        job: _Job[State, Result] = _Job(work)
+        with self._lock:
+            if self._closed:
+                raise StorageUnavailable(f"{self._path} is closed")
+            self._jobs.put(cast("_Job[State, object]", job))
+        return await job.future
+
+    async def close(self) -> None:
+        """Finish the jobs that wait, and end the thread."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._jobs.put(None)
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            waiting = [self._jobs.get()]
+            try:
+                while len(waiting) < MOST_IN_GROUP:
+                    waiting.append(self._jobs.get_nowait())
+            except queue.Empty:
+                pass
+            ended = waiting[-1] is None
+            group = [job for job in waiting if job is not None]
+            if group:
+                self._commit(group)
+                self._give_out(group)
+
+    def _commit(self, group: Sequence[_Job[State, object]]) -> None:
+        try:
+            with reporting(self._path), self._full_disk(), transaction(self._connection):
+                self._state.begin()
+                for job in group:
+                    self._attempt(job)
+                self._state.finish()
+        except MemtraceError as error:  # the file cannot be used: nothing was stored, for nobody
+            for job in group:
+                job.error = error
+        except Exception as error:  # some job's own fault, whatever it is; this thread must live on
+            if len(group) == 1:
+                group[0].error = error
+                return
+            for job in group:
+                self._commit([job])
+
+    def _attempt(self, job: _Job[State, object]) -> None:
+        job.error = None
+        try:
+            job.result = job.work(self._state)
+        except MemtraceError as error:  # refused before it wrote anything
+            job.error = error
+
+    @contextmanager
+    def _full_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except apsw.FullError:
+            raise JournalFull(f"the disk that holds {self._path} is full") from None
+
+    @staticmethod
+    def _give_out(group: Sequence[_Job[State, object]]) -> None:
+        loop = group[0].future.get_loop()
+        try:
+            loop.call_soon_threadsafe(_settle, group)
+        except RuntimeError:
+            # The loop is closed: nobody waits any more. What was written stays written.
+            return
+
+
+def _settle(group: Sequence[_Job[State, object]]) -> None:
+    for job in group:
+        job.settle()
