@@ -9,6 +9,8 @@ from typing import Literal, get_args
 
 import msgspec
 
+from memtrace_core.errors import InvalidInput
+
 MemoryType = Literal["episodic", "session", "decision", "entity"]
 MEMORY_TYPES: tuple[MemoryType, ...] = get_args(MemoryType)
 
@@ -28,6 +30,21 @@ class Permission(enum.Flag):
     def allows(self, wanted: Permission) -> bool:
         """Tell whether a holder of these permissions may do `wanted`."""
         return bool(self & Permission.ADMIN) or wanted in self
+
+    @classmethod
+    def parse(cls, text: str) -> Permission:
+        """Read permissions as the CLI and the database write them: `read,write`.
+
+        Raises:
+            InvalidInput: a name is not one of `read`, `write`, `admin`, or there is none.
+        """
+        permissions = cls(0)
+        for name in text.split(","):
+            try:
+                permissions |= cls[name.strip().upper()]
+            except KeyError:
+                raise InvalidInput("permissions must be read, write and admin, separated by commas") from None
+        return permissions
 
     def __str__(self) -> str:
         """Return the permissions as the CLI and the database write them: `read,write`."""

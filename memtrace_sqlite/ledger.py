@@ -101,7 +101,7 @@ class Ledger:
             if first is not None:
                 return Duplicate(first)
         self._last, self._next = time, time + 1
-        identity = memory_id(time, self._node, f"{random.getrandbits(16):04x}")  # noqa: S311 - no secret
+        identity = memory_id(time, self._node, f"{random.getrandbits(16):04x}")
         if self._dedup.enabled and key is not None:
             self._claimed[org_id, key] = (org_id, key, identity, time)
         self._active[org_id, draft.agent_id] = time
@@ -155,20 +155,21 @@ class Ledger:
         """
         self.write_rows()
         ((freed,),) = self._connection.execute(
-            "SELECT coalesce(sum(bytes), 0) FROM (SELECT bytes FROM journal WHERE org_id = ? AND state = ? "
-            "ORDER BY seq LIMIT ?)",
-            (org_id, PENDING, PURGE_ROWS),
+            f"""
+            SELECT coalesce(sum(bytes), 0) FROM (
+                SELECT bytes FROM journal WHERE org_id = ? AND state = {PENDING} ORDER BY seq LIMIT {PURGE_ROWS}
+            )
+            """,
+            (org_id,),
         )
         removed = 0
-        for table, owner, order in (
-            ("journal", f"org_id = ? AND state = {PENDING}", "seq"),
-            ("journal", f"org_id = ? AND state <> {PENDING}", "seq"),
-            ("embedded", "store IN (SELECT store FROM stores WHERE org_id = ?)", "seq"),
+        for table, owner in (
+            ("journal", f"org_id = ? AND state = {PENDING}"),
+            ("journal", f"org_id = ? AND state <> {PENDING}"),
+            ("embedded", "store IN (SELECT store FROM stores WHERE org_id = ?)"),
         ):
-            self._connection.execute(
-                f"DELETE FROM {table} WHERE seq IN (SELECT seq FROM {table} WHERE {owner} ORDER BY {order} LIMIT ?)",
-                (org_id, PURGE_ROWS),
-            )
+            portion = f"SELECT seq FROM {table} WHERE {owner} ORDER BY seq LIMIT {PURGE_ROWS}"
+            self._connection.execute(f"DELETE FROM {table} WHERE seq IN ({portion})", (org_id,))
             removed += self._connection.changes()
         self._pending_bytes -= freed
         if removed:

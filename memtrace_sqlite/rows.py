@@ -134,7 +134,7 @@ def counts_of(
         f"""
         SELECT memory_type, count(*), sum(time >= ?), sum(time >= ? AND event_type = 'error')
         FROM {table} WHERE {owner} AND agent_id = ? GROUP BY memory_type
-        """,  # noqa: S608 - table and condition are ours, values are bound
+        """,
         (recent, recent, *owned, query.agent_id),
     )
     for memory_type, total, recently, errors in found:

@@ -1,0 +1,16 @@
+"""SQLite behind Memtrace's ports: metadata, journal, embedded store, and the vault that seals secrets."""
+
+from memtrace_sqlite.database import Mode
+from memtrace_sqlite.embedded import SqliteEmbeddedGateway
+from memtrace_sqlite.journal import SqliteJournal
+from memtrace_sqlite.metadata import SqliteMetadataRepo
+from memtrace_sqlite.vault import EnvelopeVault, MasterKey
+
+__all__ = [
+    "EnvelopeVault",
+    "MasterKey",
+    "Mode",
+    "SqliteEmbeddedGateway",
+    "SqliteJournal",
+    "SqliteMetadataRepo",
+]
