@@ -334,7 +334,7 @@ class SqliteMetadataRepo:
         try:
             self._execute(f"INSERT INTO {into} VALUES ({', '.join('?' * len(row))})", *row)
         except apsw.ConstraintError as error:
-            if error.extendedresult == apsw.SQLITE_CONSTRAINT_FOREIGNKEY:
+            if getattr(error, "extendedresult", None) == apsw.SQLITE_CONSTRAINT_FOREIGNKEY:  # not in the stubs
                 raise NotFound("the organization does not exist (any more)", code="org_not_found") from None
             raise taken from None
 
