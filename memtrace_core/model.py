@@ -51,6 +51,10 @@ class Permission(enum.Flag):
         return ",".join(one.name.lower() for one in Permission if one in self and one.name)
 
 
+# The encoder leaves a default out only when it is this very object.
+UNIMPORTANT: float = 0.0
+
+
 class Memory(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One stored memory. `time` is in UTC, to the microsecond; `importance` is 0 to 1."""
 
@@ -65,7 +69,7 @@ class Memory(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     metadata: dict[str, object] | None = None
     tags: tuple[str, ...] = ()
     dedup_key: str | None = None
-    importance: float = 0.0
+    importance: float = UNIMPORTANT
     parent_id: str | None = None
 
 

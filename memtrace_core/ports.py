@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 
 from memtrace_core.model import (
+    UNIMPORTANT,
     Agent,
     AgentCounts,
     APIKey,
@@ -91,7 +92,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
             metadata=self.metadata,
             tags=self.tags,
             dedup_key=self.dedup_key,
-            importance=self.importance,
+            importance=self.importance or UNIMPORTANT,
             parent_id=self.parent_id,
         )
 

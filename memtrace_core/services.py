@@ -44,6 +44,12 @@ class Services:
     repo: MetadataRepo
     gateway: ArcGateway
     _tasks: list[asyncio.Task[None]]
+    _started_at: float
+
+    @property
+    def uptime(self) -> timedelta:
+        """How long ago the services were made."""
+        return timedelta(seconds=self.clock.monotonic() - self._started_at)
 
     async def start(self) -> None:
         """Take up deliveries and begin the periodic work. Needs a running event loop."""
@@ -116,4 +122,5 @@ def build_services(
         repo=repo,
         gateway=gateway,
         _tasks=[],
+        _started_at=clock.monotonic(),
     )

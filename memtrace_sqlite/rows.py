@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import apsw
 import msgspec
 
-from memtrace_core.model import AgentCounts, Memory, MemoryType
+from memtrace_core.model import UNIMPORTANT, AgentCounts, Memory, MemoryType
 from memtrace_core.ports import Draft
 from memtrace_core.query import AgentCountQuery, MemoryQuery, fold
 from memtrace_core.timewindow import from_us, to_us
@@ -72,7 +72,7 @@ def memory_of(org_id: str, row: MemoryRow) -> Memory:
         metadata=_METADATA.decode(metadata) if metadata else None,
         tags=tuple(tags.split(",")) if tags else (),
         dedup_key=key,
-        importance=weight,
+        importance=weight or UNIMPORTANT,
         parent_id=parent,
     )
 

@@ -1,0 +1,61 @@
+"""The Litestar app."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import msgspec
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+
+from memtrace_core import MemtraceError, Services
+from memtrace_http.edge import Edge, RequestLog, no_log
+from memtrace_http.guards import Guard
+from memtrace_http.problems import on_exception, on_http_exception, on_memtrace_error
+from memtrace_http.requests import app_state
+from memtrace_http.routes import HANDLERS
+
+
+class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How the app treats its callers.
+
+    `read_timeout` is how long a body may take to arrive, `drain_within` how long the last deliveries may take at
+    the end.
+    """
+
+    read_timeout: timedelta = timedelta(seconds=30)
+    drain_within: timedelta = timedelta(seconds=10)
+
+
+def create_app(services: Services, options: HttpOptions | None = None, log: RequestLog = no_log) -> Edge:
+    """Return the HTTP API over `services`, to be served or mounted.
+
+    Its lifespan starts the services and stops them.
+    """
+    options = options or HttpOptions()
+
+    @asynccontextmanager
+    async def running(_: Litestar) -> AsyncIterator[None]:
+        await services.start()
+        try:
+            yield
+        finally:
+            await services.stop(options.drain_within)
+
+    app = Litestar(
+        route_handlers=HANDLERS,
+        guards=[Guard(services)],
+        exception_handlers={
+            MemtraceError: on_memtrace_error,
+            HTTPException: on_http_exception,
+            Exception: on_exception,
+        },
+        lifespan=[running],
+        state=State(app_state(services, options.read_timeout.total_seconds())),
+        openapi_config=None,
+        logging_config=None,
+    )
+    return Edge(app, log)

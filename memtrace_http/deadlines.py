@@ -1,0 +1,114 @@
+"""Time limits on connections that ASGI cannot see: slow headers, and clients that do not take their answer.
+
+The deadline of a body is an answer like any other, and is kept in `memtrace_http.requests`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEADER_BYTES = 64 << 10
+
+_TOO_SLOW = b'{"error":"the request did not arrive in time","code":"request_timeout"}'
+_TOO_LARGE = b'{"error":"the request headers are larger than 64 KiB","code":"headers_too_large"}'
+
+
+class DeadlineProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with limits; subclass it by `with_deadlines`.
+
+    A connection is closed when a request's headers take longer than `read_timeout` or are larger than 64 KiB, and
+    when a client takes no byte of its answer for `write_timeout`. Both are in seconds.
+    """
+
+    read_timeout: float
+    write_timeout: float
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take what uvicorn gives."""
+        super().__init__(*args, **kwargs)
+        self._reading_headers = True
+        self._header_bytes = 0
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._expect_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._header_timer = _cancelled(self._header_timer)
+        self._write_timer = _cancelled(self._write_timer)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; the headers of a request must be complete in time."""
+        if self._reading_headers:
+            self._header_bytes += len(data)
+            if self._header_timer is None:
+                self._expect_headers()
+        super().data_received(data)
+        # Counted by whole reads, so a body in the same read as its headers is not held against them.
+        if self._reading_headers and self._header_bytes > MAX_HEADER_BYTES:
+            self._refuse(b"431 Request Header Fields Too Large", _TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """Note that a request has begun."""
+        self._reading_headers = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Note that the headers are there; the rest is the app's."""
+        self._reading_headers = False
+        self._header_bytes = 0
+        self._header_timer = _cancelled(self._header_timer)
+        super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        """Begin to wait for a client that does not take its answer."""
+        super().pause_writing()
+        self._write_timer = _cancelled(self._write_timer)
+        self._write_timer = self.loop.call_later(self.write_timeout, self._abandon)
+
+    def resume_writing(self) -> None:
+        """Note that the client has taken what was waiting."""
+        self._write_timer = _cancelled(self._write_timer)
+        super().resume_writing()
+
+    def _expect_headers(self) -> None:
+        self._header_timer = self.loop.call_later(self.read_timeout, self._give_up)
+
+    def _give_up(self) -> None:
+        self._header_timer = None
+        if self._header_bytes:
+            self._refuse(b"408 Request Timeout", _TOO_SLOW)
+        elif self.transport is not None:
+            self.transport.close()
+
+    def _refuse(self, status: bytes, body: bytes) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            head = (
+                b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head % (status, len(body)) + body)
+            self.transport.close()
+
+    def _abandon(self) -> None:
+        self._write_timer = None
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def with_deadlines(read_timeout: float, write_timeout: float) -> type[DeadlineProtocol]:
+    """Return the protocol class for uvicorn's `http` setting, with these limits in seconds."""
+    limits = {"read_timeout": read_timeout, "write_timeout": write_timeout}
+    return type("LimitedProtocol", (DeadlineProtocol,), limits)
+
+
+def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()

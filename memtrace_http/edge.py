@@ -1,0 +1,80 @@
+"""The outermost layer of the app: request ids, the request log, and paths with encoded slashes."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable
+from typing import cast
+from urllib.parse import unquote
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+
+from memtrace_core.model import Principal
+from memtrace_http.problems import REQUEST_ID
+
+RequestLog = Callable[[str, str, int, float, str | None, str], None]
+"""Called after each request with method, path, status, seconds, org id, request id."""
+
+# Stands for a slash that was written `%2F`, while the path is split at its slashes. No decoded path holds it.
+_INNER_SLASH = "\udc2f"
+_ENCODED_SLASH = re.compile(b"%2f", re.IGNORECASE)
+_SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_STATUS_CLIENT_LEFT = 499
+
+
+def no_log(*_: object) -> None:
+    """Log nothing."""
+
+
+class Edge:
+    """Wraps the app; mount this in a server or in another ASGI app."""
+
+    def __init__(self, app: ASGIApp, log: RequestLog = no_log) -> None:
+        self._app = app
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == ScopeType.HTTP:
+            await self._serve(cast(HTTPScope, scope), receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _serve(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        status = _STATUS_CLIENT_LEFT
+        request_id = _request_id(scope)
+        cast(dict[str, object], scope)[REQUEST_ID] = request_id
+        raw_path = scope.get("raw_path")
+        if raw_path and _ENCODED_SLASH.search(raw_path):
+            pieces = _ENCODED_SLASH.split(raw_path)
+            scope["path"] = _INNER_SLASH.join(unquote(piece.decode("latin-1")) for piece in pieces)
+
+        async def marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, marked)
+        finally:
+            user = scope.get("user")
+            org_id = user.org_id if isinstance(user, Principal) else None
+            self._log(scope["method"], scope["path"], status, time.perf_counter() - started, org_id, request_id)
+
+
+def path_text(text: str) -> str:
+    """Return a path parameter with its encoded slashes as slashes."""
+    return text.replace(_INNER_SLASH, "/")
+
+
+def _request_id(scope: HTTPScope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SANE_REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return secrets.token_hex(8)

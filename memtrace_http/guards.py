@@ -1,0 +1,45 @@
+"""Who may come in: every route declares its permission, and this guard holds it to that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
+
+from memtrace_core import Services
+from memtrace_core.access import require
+from memtrace_http.endpoints import endpoint_of
+from memtrace_http.requests import check_query
+
+
+class Guard:
+    """Checks, in this order: the key, its permission, the names of the query parameters."""
+
+    def __init__(self, services: Services) -> None:
+        self._access = services.access
+
+    async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        """Let a request pass, and note whose it is; otherwise raise what is wrong with it."""
+        endpoint = endpoint_of(handler) if isinstance(handler, HTTPRouteHandler) else None
+        if endpoint is None:
+            return
+        scope = connection.scope
+        if endpoint.permission is not None:
+            principal = await self._access.authenticate(_api_key(scope["headers"]))
+            scope["user"] = principal
+            require(principal, endpoint.permission)
+        if scope["query_string"]:
+            check_query(scope["query_string"], endpoint.query)
+
+
+def _api_key(headers: Any) -> str | None:
+    bearer = None
+    for name, value in headers:
+        if name == b"x-api-key":
+            return str(value.decode("latin-1")).strip()
+        if name == b"authorization":
+            scheme, _, token = value.decode("latin-1").partition(" ")
+            if scheme.lower() == "bearer":
+                bearer = token.strip()
+    return bearer
