@@ -41,20 +41,21 @@ class DeadlineProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
-        self._header_timer = _cancelled(self._header_timer)
-        self._write_timer = _cancelled(self._write_timer)
+        self._stop_header_timer()
+        self._stop_write_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; the headers of a request must be complete in time."""
+        waiting = self._reading_headers
+        super().data_received(data)
         if self._reading_headers:
-            self._header_bytes += len(data)
             if self._header_timer is None:
                 self._expect_headers()
-        super().data_received(data)
-        # Counted by whole reads, so a body in the same read as its headers is not held against them.
-        if self._reading_headers and self._header_bytes > MAX_HEADER_BYTES:
-            self._refuse(b"431 Request Header Fields Too Large", _TOO_LARGE)
+            # Whole reads are counted, so not the one that may begin with the end of an earlier request.
+            self._header_bytes += len(data) if waiting else 0
+            if self._header_bytes > MAX_HEADER_BYTES:
+                self._refuse(b"431 Request Header Fields Too Large", _TOO_LARGE)
 
     def on_message_begin(self) -> None:
         """Note that a request has begun."""
@@ -65,22 +66,32 @@ class DeadlineProtocol(HttpToolsProtocol):
         """Note that the headers are there; the rest is the app's."""
         self._reading_headers = False
         self._header_bytes = 0
-        self._header_timer = _cancelled(self._header_timer)
+        self._stop_header_timer()
         super().on_headers_complete()
 
     def pause_writing(self) -> None:
         """Begin to wait for a client that does not take its answer."""
         super().pause_writing()
-        self._write_timer = _cancelled(self._write_timer)
+        self._stop_write_timer()
         self._write_timer = self.loop.call_later(self.write_timeout, self._abandon)
 
     def resume_writing(self) -> None:
         """Note that the client has taken what was waiting."""
-        self._write_timer = _cancelled(self._write_timer)
+        self._stop_write_timer()
         super().resume_writing()
 
     def _expect_headers(self) -> None:
         self._header_timer = self.loop.call_later(self.read_timeout, self._give_up)
+
+    def _stop_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _give_up(self) -> None:
         self._header_timer = None
@@ -107,8 +118,3 @@ def with_deadlines(read_timeout: float, write_timeout: float) -> type[DeadlinePr
     """Return the protocol class for uvicorn's `http` setting, with these limits in seconds."""
     limits = {"read_timeout": read_timeout, "write_timeout": write_timeout}
     return type("LimitedProtocol", (DeadlineProtocol,), limits)
-
-
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()

@@ -39,7 +39,7 @@ class Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         if scope["type"] == ScopeType.HTTP:
-            await self._serve(cast(HTTPScope, scope), receive, send)
+            await self._serve(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
