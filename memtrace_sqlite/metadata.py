@@ -268,8 +268,13 @@ class SqliteMetadataRepo:
         if not self._closed:
             self._closed = True
             await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
-            self._watch.close()
-            self._connection.close()
+            self.release()
+
+    def release(self) -> None:
+        """Close the file at once, for who never ran anything on it."""
+        self._closed = True
+        self._watch.close()
+        self._connection.close()
 
     def _check_master_key(self, vault: KeyVault) -> None:
         """Open a value that the database's first master key has sealed, so that another is named at once."""

@@ -1,0 +1,60 @@
+"""The one place where everything is wired."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from memtrace_arc import UnsupportedArcGateway
+from memtrace_cli.settings import Settings, SettingsError
+from memtrace_core import DedupPolicy, DeliveryPolicy, Services, build_services
+from memtrace_core.clock import SystemClock
+from memtrace_core.errors import SealBroken, WrongMasterKey
+from memtrace_core.ports import Clock
+from memtrace_core.routing import GatewayByURL
+from memtrace_sqlite import EnvelopeVault, MasterKey, Mode, SqliteEmbeddedGateway, SqliteJournal, SqliteMetadataRepo
+
+
+def compose(settings: Settings, master_key: MasterKey, mode: Mode, clock: Clock | None = None) -> Services:
+    """Open the databases and wire the services over them.
+
+    Raises:
+        SettingsError: the metadata database was sealed with another master key.
+        StorageUnavailable: a database is not ours, of another version, or cannot be used.
+    """
+    clock = clock or SystemClock()
+    vault = EnvelopeVault(master_key)
+    dedup = DedupPolicy(settings.dedup.enabled, timedelta(hours=settings.dedup.window_hours))
+    repo = _metadata(settings.database_file, vault, mode)
+    try:
+        journal = SqliteJournal(
+            settings.journal_file, clock, dedup, max_bytes=settings.journal.max_bytes, mode=mode
+        )
+    except BaseException:
+        repo.release()
+        raise
+    return build_services(
+        repo=repo,
+        journal=journal,
+        gateway=GatewayByURL(embedded=SqliteEmbeddedGateway(journal), http=UnsupportedArcGateway()),
+        vault=vault,
+        clock=clock,
+        dedup=dedup,
+        delivery=DeliveryPolicy(
+            batch_size=settings.arc.write_batch_size,
+            flush_interval=timedelta(milliseconds=settings.arc.write_flush_interval_ms),
+        ),
+        authenticate=settings.auth.enabled,
+    )
+
+
+def _metadata(path: Path, vault: EnvelopeVault, mode: Mode) -> SqliteMetadataRepo:
+    try:
+        return SqliteMetadataRepo(path, vault, mode=mode)
+    except WrongMasterKey:
+        raise SettingsError(
+            f"{path} was sealed with another master key than the one given",
+            hint="set MEMTRACE_MASTER_KEY to the key that this database was begun with",
+        ) from None
+    except SealBroken as error:
+        raise SettingsError(f"{path}: its check of the master key is damaged: {error}") from None

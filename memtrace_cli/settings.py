@@ -1,0 +1,285 @@
+"""Settings: one TOML file, overridden by environment variables. The only place that reads either.
+
+The first file found wins: `./memtrace.toml`, `/etc/memtrace/memtrace.toml`, `$HOME/.memtrace/memtrace.toml`; or the
+one that `--config` or `MEMTRACE_CONFIG` names. `MEMTRACE_<SECTION>_<KEY>` overrides a key.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+from msgspec import Meta
+
+from memtrace_core.errors import MemtraceError
+
+PREFIX = "MEMTRACE_"
+SYSTEM_FILE = Path("/etc/memtrace/memtrace.toml")
+SHORTEST_SAFE_SETTLE = 60
+
+# Variables that are ours and no setting. MEMTRACE_URL and MEMTRACE_API_KEY are for clients.
+OTHER_VARIABLES = ("MASTER_KEY", "MASTER_KEY_FILE", "CONFIG", "URL", "API_KEY")
+
+_TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+_WHOLE = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+
+Port = Annotated[int, Meta(ge=0, le=65_535, description="a whole number from 0 to 65,535")]
+Seconds = Annotated[float, Meta(gt=0, le=86_400, description="a number of seconds above 0, up to 86,400")]
+Text = Annotated[str, Meta(min_length=1, description="a text that is not empty")]
+Flag = Annotated[bool, Meta(description="true or false")]
+Level = Annotated[Literal["debug", "info", "warn", "error"], Meta(description="one of debug, info, warn, error")]
+Format = Annotated[Literal["console", "json"], Meta(description="console or json")]
+
+
+class SettingsError(MemtraceError):
+    """A setting cannot be used; the message is one line that says where it stands and what is expected."""
+
+    code = "settings"
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the server listens, and its timeouts in seconds."""
+
+    host: Text = "0.0.0.0"  # noqa: S104 - a server in a container must be reachable from outside
+    port: Port = 9100
+    read_timeout: Seconds = 30.0
+    write_timeout: Seconds = 30.0
+    shutdown_timeout: Annotated[
+        float, Meta(ge=0, le=86_400, description="a number of seconds from 0 to 86,400")
+    ] = 30.0
+
+
+class Log(msgspec.Struct, frozen=True, kw_only=True):
+    """What is logged, and how."""
+
+    level: Level = "info"
+    format: Format = "console"
+
+
+class Arc(msgspec.Struct, frozen=True, kw_only=True):
+    """How every org's Arc is talked to; the last four are the legacy binding of `org_default`."""
+
+    connect_timeout: Seconds = 5.0
+    query_timeout: Seconds = 30.0
+    write_batch_size: Annotated[int, Meta(ge=1, le=100_000, description="a whole number from 1 to 100,000")] = 100
+    write_flush_interval_ms: Annotated[
+        int, Meta(ge=0, le=3_600_000, description="a whole number of milliseconds from 0 to 3,600,000")
+    ] = 1000
+    url: Text | None = None
+    api_key: Text | None = None
+    database: Text | None = None
+    measurement: Text | None = None
+
+
+class Auth(msgspec.Struct, frozen=True, kw_only=True):
+    """API keys, and the database that holds them and all other metadata."""
+
+    enabled: Flag = True
+    db_path: Text = "./data/memtrace.db"
+
+
+class Dedup(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether and how long equal memories are refused."""
+
+    enabled: Flag = True
+    window_hours: Annotated[int, Meta(ge=1, le=87_600, description="a whole number of hours from 1 to 87,600")] = 24
+
+
+class Journal(msgspec.Struct, frozen=True, kw_only=True):
+    """The durable queue in front of every Arc."""
+
+    path: Text | None = None
+    settle_seconds: Annotated[
+        int, Meta(ge=0, le=86_400, description="a whole number of seconds from 0 to 86,400")
+    ] = 120
+    max_bytes: Annotated[
+        int, Meta(ge=1 << 20, le=1 << 50, description="a whole number of bytes from 1,048,576")
+    ] = 1 << 30
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings, each from the environment, the file, or its default."""
+
+    server: Server = Server()
+    log: Log = Log()
+    arc: Arc = Arc()
+    auth: Auth = Auth()
+    dedup: Dedup = Dedup()
+    journal: Journal = Journal()
+
+    @property
+    def database_file(self) -> Path:
+        """The metadata database."""
+        return Path(self.auth.db_path)
+
+    @property
+    def journal_file(self) -> Path:
+        """The journal: beside the metadata database unless it is placed elsewhere."""
+        return Path(self.journal.path) if self.journal.path else self.database_file.with_name("journal.db")
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """Settings, and what to tell the operator about them; `file` is None where there was none."""
+
+    settings: Settings
+    warnings: tuple[str, ...] = ()
+    file: Path | None = None
+
+
+class _Origin(msgspec.Struct, frozen=True):
+    """Where a value was found, as a message calls it."""
+
+    name: str
+    value: object
+
+
+def load_settings(config: Path | None, environ: Mapping[str, str], *, system_file: Path = SYSTEM_FILE) -> Loaded:
+    """Read the settings.
+
+    Args:
+        config: the file that the command line names, if it does.
+        environ: the environment.
+        system_file: the machine-wide file.
+
+    Raises:
+        SettingsError: a file cannot be read, or a value is not what is expected.
+    """
+    file = _file(config, environ, system_file)
+    warnings: list[str] = []
+    found: dict[tuple[str, str], _Origin] = {}
+    if file is not None:
+        found.update(_from_file(file, warnings))
+    found.update(_from_environment(environ, warnings))
+    sections: dict[str, Any] = {}
+    for section, kind in _sections():
+        fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+        values = {
+            name: _converted(origin, fields[name], secret=name == "api_key")
+            for (owner, name), origin in found.items()
+            if owner == section
+        }
+        sections[section] = kind(**values)
+    settings = Settings(**sections)
+    if settings.journal_file.absolute() == settings.database_file.absolute():
+        raise SettingsError("journal.path and auth.db_path name the same file; they must be two")
+    if settings.journal.settle_seconds < SHORTEST_SAFE_SETTLE:
+        warnings.append(
+            f"journal.settle_seconds is below {SHORTEST_SAFE_SETTLE}: "
+            "memories may be looked for in Arc before it shows them"
+        )
+    return Loaded(settings, tuple(warnings), file)
+
+
+def _file(config: Path | None, environ: Mapping[str, str], system_file: Path) -> Path | None:
+    named = config or (Path(environ["MEMTRACE_CONFIG"]) if environ.get("MEMTRACE_CONFIG") else None)
+    if named is not None:
+        if not named.is_file():
+            raise SettingsError(f"{named}: there is no such file")
+        return named
+    candidates = [Path("memtrace.toml"), system_file]
+    if environ.get("HOME"):
+        candidates.append(Path(environ["HOME"], ".memtrace", "memtrace.toml"))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _from_file(file: Path, warnings: list[str]) -> Iterator[tuple[tuple[str, str], _Origin]]:
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file}: not valid TOML: {error}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{file}: not valid TOML: it is not UTF-8") from None
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror}") from None
+    known = _known()
+    for section, keys in content.items():
+        if section not in {owner for owner, _ in known}:
+            warnings.append(f"{file}: unknown section [{section}]{_nearest(section, [one for one, _ in known])}")
+        elif not isinstance(keys, dict):
+            raise SettingsError(f"{file}: {section} is {_shown(keys)}, expected a section [{section}]")
+        else:
+            for key, value in keys.items():
+                if (section, key) in known:
+                    yield (section, key), _Origin(f"{file}: {section}.{key}", value)
+                else:
+                    near = _nearest(key, [name for owner, name in known if owner == section])
+                    warnings.append(f"{file}: unknown key {section}.{key}{near}")
+
+
+def _from_environment(environ: Mapping[str, str], warnings: list[str]) -> Iterator[tuple[tuple[str, str], _Origin]]:
+    variables = {f"{PREFIX}{section}_{key}".upper(): (section, key) for section, key in _known()}
+    others = {PREFIX + name for name in OTHER_VARIABLES}
+    for name, value in environ.items():
+        if name in variables:
+            yield variables[name], _Origin(name, value)
+        elif name.startswith(PREFIX) and name not in others:
+            warnings.append(f"unknown variable {name}{_nearest(name, [*variables, *others])}")
+
+
+def _converted(origin: _Origin, kind: Any, *, secret: bool) -> object:
+    plain = _plain_type(kind)
+    value = origin.value
+    if origin.name.startswith(PREFIX) and isinstance(value, str):
+        value = _parsed(value, plain)
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        found = "a hidden value" if secret else _shown(origin.value)
+        raise SettingsError(f"{origin.name} is {found}, expected {_expected(kind)}") from None
+
+
+def _parsed(text: str, plain: Any) -> object:
+    if plain is bool:
+        return _TRUTH.get(text.lower(), text)
+    if plain is int:
+        return int(text) if _WHOLE.fullmatch(text) else text
+    if plain is float:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _plain_type(kind: Any) -> Any:
+    """Return the type behind `Annotated` and `| None`."""
+    if get_origin(kind) is Annotated:
+        return _plain_type(get_args(kind)[0])
+    if type(None) in get_args(kind):
+        return _plain_type(get_args(kind)[0])
+    return kind
+
+
+def _expected(kind: Any) -> str:
+    if type(None) in get_args(kind):
+        return _expected(get_args(kind)[0])
+    return str(get_args(kind)[1].description)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return repr(value if len(value) <= 80 else value[:77] + "...")
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    return str(value)[:80]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    from difflib import get_close_matches  # only for a mistake: its import would cost every command
+
+    near = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _sections() -> list[tuple[str, Any]]:
+    return [(field.name, field.type) for field in msgspec.structs.fields(Settings)]
+
+
+def _known() -> list[tuple[str, str]]:
+    return [(section, field.name) for section, kind in _sections() for field in msgspec.structs.fields(kind)]

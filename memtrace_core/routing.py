@@ -1,0 +1,43 @@
+"""The choice between the two kinds of store, by the URL of an instance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memtrace_core.model import AgentCounts, ArcInstance, Memory
+from memtrace_core.ports import ArcGateway
+from memtrace_core.query import AgentCountQuery, MemoryQuery
+
+
+class GatewayByURL:
+    """One gateway for embedded instances, another for those behind `http://` or `https://`."""
+
+    def __init__(self, *, embedded: ArcGateway, http: ArcGateway) -> None:
+        self._embedded = embedded
+        self._http = http
+
+    async def write(self, instance: ArcInstance, memories: Sequence[Memory]) -> bool:
+        """Hand memories to the instance's gateway."""
+        return await self._for(instance).write(instance, memories)
+
+    async def query(self, instance: ArcInstance, query: MemoryQuery) -> list[Memory]:
+        """Ask the instance's gateway."""
+        return await self._for(instance).query(instance, query)
+
+    async def count(self, instance: ArcInstance, query: AgentCountQuery) -> AgentCounts:
+        """Ask the instance's gateway."""
+        return await self._for(instance).count(instance, query)
+
+    async def ping(self, instance: ArcInstance) -> None:
+        """Ask the instance's gateway."""
+        await self._for(instance).ping(instance)
+
+    async def close(self) -> None:
+        """Close both."""
+        try:
+            await self._embedded.close()
+        finally:
+            await self._http.close()
+
+    def _for(self, instance: ArcInstance) -> ArcGateway:
+        return self._embedded if instance.embedded else self._http
