@@ -69,9 +69,13 @@ class Services:
         except MemtraceError as error:
             _log.error("could not finish before stopping: %s", error)
         finally:
-            await self.gateway.close()
-            await self.journal.close()
-            await self.repo.close()
+            await self.close()
+
+    async def close(self) -> None:
+        """Release everything, for who never called `start`."""
+        await self.gateway.close()
+        await self.journal.close()
+        await self.repo.close()
 
     async def _every(self, interval: timedelta, work: Callable[[], Awaitable[None]]) -> None:
         while True:

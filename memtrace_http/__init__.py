@@ -1,6 +1,7 @@
 """The HTTP API: a Litestar app over the core's services."""
 
 from memtrace_http.app import HttpOptions, create_app
-from memtrace_http.edge import RequestLog
+from memtrace_http.deadlines import with_deadlines
+from memtrace_http.edge import Edge, RequestLog
 
-__all__ = ["HttpOptions", "RequestLog", "create_app"]
+__all__ = ["Edge", "HttpOptions", "RequestLog", "create_app", "with_deadlines"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -23,11 +23,12 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How the app treats its callers.
 
     `read_timeout` is how long a body may take to arrive, `drain_within` how long the last deliveries may take at
-    the end.
+    the end. `before` runs before the services start.
     """
 
     read_timeout: timedelta = timedelta(seconds=30)
     drain_within: timedelta = timedelta(seconds=10)
+    before: Callable[[], Awaitable[None]] | None = None
 
 
 def create_app(services: Services, options: HttpOptions | None = None, log: RequestLog = no_log) -> Edge:
@@ -39,6 +40,8 @@ def create_app(services: Services, options: HttpOptions | None = None, log: Requ
 
     @asynccontextmanager
     async def running(_: Litestar) -> AsyncIterator[None]:
+        if options.before is not None:
+            await options.before()
         await services.start()
         try:
             yield

@@ -1,0 +1,1 @@
+"""The process: commands, settings, and the one place where everything is wired."""

@@ -1,0 +1,5 @@
+"""`python -m memtrace_cli`."""
+
+from memtrace_cli.app import main
+
+main()

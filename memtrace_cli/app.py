@@ -1,0 +1,76 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from memtrace_cli import key, keygen, org, output
+from memtrace_cli.context import config_file
+from memtrace_core.errors import MemtraceError
+
+HELP = """A memory server for AI agents.
+
+Try it: memtrace demo
+
+Set up a tenant: memtrace org create acme, memtrace org add-arc, memtrace key create
+
+Serve: memtrace serve (also what a bare memtrace does)
+"""
+
+app = App(name="memtrace", help=HELP, help_format="plaintext", version=lambda: f"memtrace {version('memtrace')}")
+app.command(org.app)
+app.command(key.app)
+app.command(keygen.app)
+# By name: a server's libraries take longer to import than an admin command to run.
+app.command("memtrace_cli.serve:serve", name="serve")
+app.command("memtrace_cli.demo:demo", name="demo")
+
+
+@app.default
+def bare() -> None:
+    """Serve."""
+    from memtrace_cli.serve import serve  # as above
+
+    serve()
+
+
+@app.meta.default
+def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[Path | None, Parameter(help="Settings file to use instead of the first one found.")] = None,
+) -> int | None:
+    """Run a command with the options that all commands have."""
+    config_file.set(config)
+    result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    return result if isinstance(result, int) else None
+
+
+def main() -> None:
+    """Run the command line, and leave with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line, and return its exit code: 0 done, 1 failed, 2 misused."""
+    try:
+        result = app.meta(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        output.note(f"memtrace: {output.one_line(str(error))}")
+        output.note("  hint: see `memtrace --help`")
+        return output.MISUSED
+    except MemtraceError as error:
+        return output.fail(error)
+    except KeyboardInterrupt:
+        output.note("memtrace: interrupted")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has had enough; nothing more can be written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return output.FAILED
+    return result if isinstance(result, int) else output.DONE

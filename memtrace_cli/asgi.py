@@ -1,0 +1,42 @@
+"""The app for an ASGI server of your own: `uvicorn --factory memtrace_cli.asgi:create`.
+
+Settings and the master key come from where `memtrace serve` has them. Time limits on headers, and on clients that
+do not read their answers, are then that server's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from memtrace_cli.bootstrap import bootstrap
+from memtrace_cli.composition import compose
+from memtrace_cli.logs import configure_logs, request_log
+from memtrace_cli.secrets import master_key
+from memtrace_cli.settings import Settings, load_settings
+from memtrace_core import Services
+from memtrace_http import Edge, HttpOptions, create_app
+from memtrace_sqlite import Mode
+
+
+def create() -> Edge:
+    """Return the app, its databases opened and migrated; its first key is printed when it starts, if it has none.
+
+    Raises:
+        MemtraceError: a setting, the master key or a database cannot be used.
+    """
+    loaded = load_settings(None, os.environ)
+    configure_logs(loaded.settings.log.level, loaded.settings.log.format)
+    services = compose(loaded.settings, master_key(os.environ), Mode.MIGRATE)
+    return app_of(services, loaded.settings, before=lambda: bootstrap(services, loaded.settings))
+
+
+def app_of(services: Services, settings: Settings, before: Callable[[], Awaitable[None]] | None = None) -> Edge:
+    """Return the HTTP app over services, as the settings want it; `before` runs before it starts."""
+    options = HttpOptions(
+        read_timeout=timedelta(seconds=settings.server.read_timeout),
+        drain_within=timedelta(seconds=settings.server.shutdown_timeout),
+        before=before,
+    )
+    return create_app(services, options, request_log())

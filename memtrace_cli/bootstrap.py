@@ -1,0 +1,46 @@
+"""What a server does once, before its port opens: the first key, and the move out of an old `[arc]` block."""
+
+from __future__ import annotations
+
+from loguru import logger
+
+from memtrace_cli import output
+from memtrace_cli.settings import Settings
+from memtrace_core import Binding, Permission, Services
+from memtrace_core.model import DEFAULT_ORG_ID
+
+FIRST_KEY_NAME = "admin"
+
+
+async def bootstrap(services: Services, settings: Settings) -> None:
+    """Make sure that a fresh installation can be used, and that an old one goes on working."""
+    if settings.auth.enabled:
+        await _first_run(services)
+    else:
+        logger.warning("authentication is off: whoever reaches this port may read and write org_default")
+        await services.tenants.ensure_default_org()
+    await _migrate_legacy(services, settings)
+
+
+async def _first_run(services: Services) -> None:
+    orgs = [org for org, _ in await services.tenants.list_orgs()]
+    # Without an org nobody could have a key. The same holds for a default org that was made without one: by a
+    # server without authentication, or by one that was killed at this very point.
+    if orgs and ([org.id for org in orgs] != [DEFAULT_ORG_ID] or await services.tenants.list_keys(DEFAULT_ORG_ID)):
+        return
+    org = await services.tenants.ensure_default_org()
+    _, secret = await services.tenants.create_key(org.id, FIRST_KEY_NAME, Permission.ADMIN)
+    output.say("FIRST RUN: Save your admin API key (shown only once)")
+    output.say(f"API Key: {secret}")
+
+
+async def _migrate_legacy(services: Services, settings: Settings) -> None:
+    arc = settings.arc
+    if arc.url is None or any(instance for _, instance in await services.tenants.list_orgs()):
+        return
+    logger.bind(url=arc.url).warning("legacy [arc] config detected — migrating to DB")
+    binding = Binding(url=arc.url, api_key=arc.api_key, database=arc.database, measurement=arc.measurement)
+    await services.tenants.migrate_legacy(binding)
+    logger.info(
+        "migration complete; remove [arc] url/api_key/database/measurement from memtrace.toml on next deploy"
+    )

@@ -1,0 +1,244 @@
+"""`memtrace org`: organizations and the Arc instance of each."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from memtrace_cli import output
+from memtrace_cli.context import administer
+from memtrace_cli.secrets import arc_api_key
+from memtrace_core import ArcInstance, Binding, Services
+from memtrace_core.model import EMBEDDED_URL
+from memtrace_core.ports import OrgHoldings
+from memtrace_core.tenants import DEFAULT_MEASUREMENT
+
+app = App(name="org", help="Organizations, and the Arc instance of each.")
+
+Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
+Yes = Annotated[bool, Parameter(name="--yes", alias="-y", negative=(), help="Do not ask.")]
+KeyFlag = Annotated[str | None, Parameter(name="--api-key", help="Arc API key; - reads it from standard input.")]
+KeyFile = Annotated[Path | None, Parameter(name="--api-key-file", help="File that holds the Arc API key.")]
+
+
+@app.command
+def create(name: str, /, *, as_json: Json = False) -> None:
+    """Create an organization.
+
+    Example: memtrace org create acme
+
+    Parameters
+    ----------
+    name
+        What people call it.
+    """
+    org = administer(lambda services: services.tenants.create_org(name))
+    if as_json:
+        output.say_json(org)
+        return
+    output.say("Organization created")
+    output.say_fields([("id", org.id), ("name", org.name)])
+    output.suggest(f"memtrace org add-arc {org.id} --url URL --database NAME")
+
+
+@app.command(name="list")
+def list_orgs(*, as_json: Json = False) -> None:
+    """List all organizations, and whether an Arc instance is bound.
+
+    Example: memtrace org list --json
+    """
+    orgs = administer(lambda services: services.tenants.list_orgs())
+    if as_json:
+        output.say_json(
+            [
+                {"id": org.id, "name": org.name, "created_at": org.created_at, "arc": instance and instance.url}
+                for org, instance in orgs
+            ]
+        )
+        return
+    rows = [
+        (org.id, org.name, output.shown_time(org.created_at), instance.url if instance else "-")
+        for org, instance in orgs
+    ]
+    output.say_table(("ID", "NAME", "CREATED", "ARC"), rows)
+
+
+@app.command
+def add_arc(
+    org_id: str,
+    /,
+    *,
+    url: str,
+    database: str,
+    api_key: KeyFlag = None,
+    api_key_file: KeyFile = None,
+    measurement: str = DEFAULT_MEASUREMENT,
+    as_json: Json = False,
+) -> None:
+    """Bind an organization to its Arc instance, or to the embedded store.
+
+    Example: memtrace org add-arc org_a1b2c3 --url https://arc.acme.example.com --database acme_memory
+
+    Example: memtrace org add-arc org_a1b2c3 --url embedded: --database memory
+
+    Parameters
+    ----------
+    org_id
+        The organization.
+    url
+        http://…, https://…, or embedded: for Memtrace's own store.
+    database
+        Arc's database.
+    measurement
+        Arc's measurement (table).
+    """
+    if url != EMBEDDED_URL:
+        api_key = arc_api_key(api_key, api_key_file)
+    binding = Binding(url=url, api_key=api_key, database=database, measurement=measurement)
+
+    async def work(services: Services) -> dict[str, str | None]:
+        return _described(services, await services.tenants.bind(org_id, binding))
+
+    _say_instance("Arc instance bound", administer(work), as_json)
+    if not as_json:
+        output.suggest(f"memtrace key create --org {org_id} --name NAME")
+
+
+@app.command
+def set_arc(
+    org_id: str,
+    /,
+    *,
+    url: str | None = None,
+    database: str | None = None,
+    api_key: KeyFlag = None,
+    api_key_file: KeyFile = None,
+    measurement: str | None = None,
+    as_json: Json = False,
+) -> None:
+    """Change an organization's Arc instance in place; what is not given stays.
+
+    Memories that wait for delivery still go to the instance they were accepted for.
+
+    Example: memtrace org set-arc org_a1b2c3 --api-key - < new-key
+
+    Parameters
+    ----------
+    org_id
+        The organization.
+    url
+        The new URL.
+    database
+        The new database.
+    measurement
+        The new measurement.
+    """
+    if (url, database, api_key, api_key_file, measurement) == (None,) * 5:
+        raise output.Misused("give at least one of --url, --api-key, --database, --measurement")
+    if api_key is not None or api_key_file is not None:
+        api_key = arc_api_key(api_key, api_key_file)
+    binding = Binding(url=url, api_key=api_key, database=database, measurement=measurement)
+
+    async def work(services: Services) -> dict[str, str | None]:
+        return _described(services, await services.tenants.rebind(org_id, binding))
+
+    _say_instance("Arc instance changed", administer(work), as_json)
+
+
+@app.command
+def show_arc(org_id: str, /, *, as_json: Json = False) -> None:
+    """Show an organization's Arc instance, its API key masked.
+
+    Example: memtrace org show-arc org_a1b2c3
+
+    Parameters
+    ----------
+    org_id
+        The organization.
+    """
+
+    async def work(services: Services) -> dict[str, str | None]:
+        return _described(services, await services.tenants.instance_of(org_id))
+
+    _say_instance("Arc instance", administer(work), as_json)
+
+
+@app.command
+def remove_arc(org_id: str, /) -> None:
+    """Take an organization's Arc instance away. Its memories stay where they are.
+
+    Example: memtrace org remove-arc org_a1b2c3
+
+    Parameters
+    ----------
+    org_id
+        The organization.
+    """
+    administer(lambda services: services.tenants.unbind(org_id))
+    output.say(f"Arc instance of {org_id} removed")
+
+
+@app.command
+def delete(
+    org_id: str,
+    /,
+    *,
+    yes: Yes = False,
+    discard_pending: Annotated[
+        bool, Parameter(negative=(), help="Lose the memories that are not delivered yet.")
+    ] = False,
+) -> None:
+    """Delete an organization with its Arc binding, agents, sessions, API keys and embedded memories.
+
+    Memories in its Arc stay there.
+
+    Example: memtrace org delete org_a1b2c3
+
+    Parameters
+    ----------
+    org_id
+        The organization.
+    """
+
+    async def work(services: Services) -> OrgHoldings:
+        org = await services.tenants.get_org(org_id)
+        held = await services.tenants.holdings(org_id)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise output.Misused("deleting an organization needs --yes where there is no terminal")
+            output.note(
+                f"This deletes {org.name!r} ({org.id}) with its Arc binding, agents, sessions and API keys,"
+            )
+            output.note(f"and for good {held.embedded} embedded and {held.undelivered} undelivered memories.")
+            if not output.confirm("Delete it?"):
+                raise output.Aborted("nothing was deleted")
+        return await services.tenants.delete_org(org_id, discard_pending=discard_pending)
+
+    held = administer(work)
+    gone = f", with {held.embedded} embedded memories" if held.embedded else ""
+    lost = f", {held.undelivered} undelivered memories discarded" if held.undelivered else ""
+    output.say(f"Organization {org_id} deleted{gone}{lost}")
+
+
+def _described(services: Services, instance: ArcInstance) -> dict[str, str | None]:
+    return {
+        "id": instance.id,
+        "org_id": instance.org_id,
+        "url": instance.url,
+        "database": instance.database,
+        "measurement": instance.measurement,
+        "api_key": services.tenants.masked_api_key(instance),
+        "created_at": output.shown_time(instance.created_at),
+        "updated_at": output.shown_time(instance.updated_at),
+    }
+
+
+def _say_instance(title: str, described: dict[str, str | None], as_json: bool) -> None:
+    if as_json:
+        output.say_json(described)
+        return
+    output.say(title)
+    output.say_fields([(name, value if value is not None else "-") for name, value in described.items()])

@@ -1,0 +1,113 @@
+"""How the command line speaks: data on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from memtrace_core.errors import MemtraceError
+
+DONE, FAILED, MISUSED = 0, 1, 2
+
+
+class Misused(MemtraceError):
+    """The command cannot be carried out as it was given."""
+
+    code = "misused"
+
+
+class Aborted(MemtraceError):
+    """The operator said no."""
+
+    code = "aborted"
+
+
+def say(text: str = "") -> None:
+    """Print data."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Print a message for the person, not part of the data."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def suggest(command: str) -> None:
+    """Name the command that usually comes next."""
+    note(f"next: {command}")
+
+
+def fail(error: MemtraceError) -> int:
+    """Print an error in one line, how to mend it, and return the exit code."""
+    note(f"memtrace: {one_line(str(error))}")
+    if error.hint:
+        note(f"  hint: {one_line(error.hint)}")
+    return MISUSED if isinstance(error, Misused) else FAILED
+
+
+def say_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    say(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows below their columns.
+
+    On a terminal the table is cut to its width. Elsewhere it is plain: no rules, no colour, nothing cut or folded.
+    """
+    if sys.stdout.isatty():
+        _say_rich_table(columns, rows)
+        return
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def say_fields(fields: Sequence[tuple[str, str]]) -> None:
+    """Print names and values, a line each."""
+    width = max(len(name) for name, _ in fields) + 1
+    for name, value in fields:
+        say(f"  {(name + ':').ljust(width)} {value}")
+
+
+def confirm(question: str) -> bool:
+    """Ask, on the terminal; anything but yes is no."""
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def shown_time(moment: datetime | None, absent: str = "-") -> str:
+    """Return a time to the second, as people read it."""
+    return absent if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def one_line(text: str) -> str:
+    """Return text without line breaks or other control characters, so that it stays one line."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _say_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console  # only for a terminal: its import would cost every script
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        # The id is what the next command needs, so it is never cut.
+        table.add_column(
+            column, no_wrap=True, overflow="ellipsis", min_width=_longest(rows) if index == 0 else None
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(no_color=bool(os.environ.get("NO_COLOR"))).print(table)
+
+
+def _longest(rows: Sequence[Sequence[str]]) -> int:
+    return max((len(row[0]) for row in rows), default=2)

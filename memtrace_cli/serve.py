@@ -1,0 +1,86 @@
+"""`memtrace serve`: the server process."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import uvloop
+from cyclopts import Parameter
+from loguru import logger
+
+from memtrace_cli import output
+from memtrace_cli.asgi import app_of
+from memtrace_cli.bootstrap import bootstrap
+from memtrace_cli.composition import compose
+from memtrace_cli.context import settings as load
+from memtrace_cli.dev import LOOPBACK, dev_setup
+from memtrace_cli.logs import configure_logs
+from memtrace_cli.secrets import master_key
+from memtrace_cli.server import Server, address_of, bound_socket
+from memtrace_cli.settings import Settings
+from memtrace_sqlite import MasterKey, Mode
+
+DEV_PORT = 9100
+
+
+def serve(
+    *,
+    dev: Annotated[
+        bool,
+        Parameter(negative=(), help="Throw-away server for trying things out: nothing to set up, nothing kept."),
+    ] = False,
+    port: Annotated[int | None, Parameter(help="Port of a --dev server (0: any free one).")] = None,
+) -> int:
+    """Run the server.
+
+    Example: MEMTRACE_MASTER_KEY=$(memtrace keygen master) memtrace serve
+
+    Example: memtrace serve --dev
+    """
+    if dev:
+        return uvloop.run(_serve_dev(DEV_PORT if port is None else port))
+    if port is not None:
+        raise output.Misused("--port goes with --dev; else set server.port (MEMTRACE_SERVER_PORT)")
+    loaded = load()
+    configure_logs(loaded.settings.log.level, loaded.settings.log.format)
+    for warning in loaded.warnings:
+        logger.warning(output.one_line(warning))
+    return uvloop.run(_serve(loaded.settings, master_key(os.environ)))
+
+
+async def _serve(settings: Settings, key: MasterKey) -> int:
+    bound = bound_socket(settings.server.host, settings.server.port)
+    services = compose(settings, key, Mode.MIGRATE)
+    try:
+        await bootstrap(services, settings)
+        server = Server(
+            app_of(services, settings),
+            settings.server,
+            on_started=lambda: logger.bind(url=address_of(bound)).info("memtrace is listening"),
+        )
+        await server.serve([bound])
+    finally:
+        await services.close()
+    logger.info("memtrace has stopped")
+    return output.DONE
+
+
+async def _serve_dev(port: int) -> int:
+    configure_logs("warn", "console")
+    bound = bound_socket(LOOPBACK, port)
+    url = address_of(bound)
+    async with dev_setup(port) as setup:
+
+        def announce() -> None:
+            output.say("Memtrace dev server: everything is gone when it stops (Ctrl-C)")
+            output.say(f"  URL:     {url}")
+            output.say(f"  API key: {setup.api_key}")
+            output.say("Try:")
+            output.say(
+                f"  curl -H 'x-api-key: {setup.api_key}' {url}/api/v1/memories "
+                '-d \'{"agent_id":"me","content":"hello"}\''
+            )
+
+        await Server(app_of(setup.services, setup.settings), setup.settings.server, announce).serve([bound])
+    return output.DONE
