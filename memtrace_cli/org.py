@@ -20,7 +20,10 @@ app = App(name="org", help="Organizations, and the Arc instance of each.")
 
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 Yes = Annotated[bool, Parameter(name="--yes", alias="-y", negative=(), help="Do not ask.")]
-KeyFlag = Annotated[str | None, Parameter(name="--api-key", help="Arc API key; - reads it from standard input.")]
+KeyFlag = Annotated[
+    str | None,
+    Parameter(name="--api-key", allow_leading_hyphen=True, help="Arc API key; - reads it from standard input."),
+]
 KeyFile = Annotated[Path | None, Parameter(name="--api-key-file", help="File that holds the Arc API key.")]
 
 
