@@ -67,7 +67,9 @@ def run(arguments: list[str]) -> int:
     try:
         result = app.meta(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except UnusedCliTokensError as error:
-        output.note(f"memtrace: unknown command or argument: {output.one_line(' '.join(error.unused_tokens or []))}")
+        output.note(
+            f"memtrace: unknown command or argument: {output.one_line(' '.join(error.unused_tokens or []))}"
+        )
         output.note("  hint: see `memtrace --help`")
         return output.MISUSED
     except CycloptsError as error:

@@ -120,11 +120,15 @@ def set_arc(
     api_key: KeyFlag = None,
     api_key_file: KeyFile = None,
     measurement: str | None = None,
+    move_pending: Annotated[
+        bool,
+        Parameter(negative=(), help="Also send the memories that still wait in the journal to the new instance."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Change an organization's Arc instance in place; what is not given stays.
 
-    Memories that wait for delivery still go to the instance they were accepted for.
+    Memories that wait for delivery still go to the instance they were accepted for, unless they are moved.
 
     Example: memtrace org set-arc org_a1b2c3 --api-key - < new-key
 
@@ -139,14 +143,21 @@ def set_arc(
     measurement
         The new measurement.
     """
-    if (url, database, api_key, api_key_file, measurement) == (None,) * 5:
-        raise output.Misused("give at least one of --url, --api-key, --database, --measurement")
+    unchanged = (url, database, api_key, api_key_file, measurement) == (None,) * 5
+    if unchanged and not move_pending:
+        raise output.Misused("give at least one of --url, --api-key, --database, --measurement, --move-pending")
     if api_key is not None or api_key_file is not None:
         api_key = arc_api_key(api_key, api_key_file)
     binding = Binding(url=url, api_key=api_key, database=database, measurement=measurement)
 
     async def work(services: Services) -> dict[str, str | None]:
-        return _described(services, await services.tenants.rebind(org_id, binding))
+        instance = await (
+            services.tenants.instance_of(org_id) if unchanged else services.tenants.rebind(org_id, binding)
+        )
+        if move_pending:
+            moved = await services.tenants.move_pending(org_id)
+            output.note(f"{moved} memories that were in the journal now go to this instance")
+        return _described(services, instance)
 
     _say_instance("Arc instance changed", administer(work), as_json)
 

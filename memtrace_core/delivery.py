@@ -109,7 +109,9 @@ class Delivery:
                 if instance is None:
                     raise MemtraceError(f"the Arc instance {batch.instance_id} is gone")
                 durable = await self._gateway.write(instance, batch.memories)
-                await self._journal.mark_delivered(org_id, batch.keys, durable=durable)
+                await self._journal.mark_delivered(batch, durable=durable)
+                if failures:
+                    _log.info("delivery works again", extra={"org": org_id, "failures": failures})
                 failures, filled = 0, False
             except MemtraceError as error:
                 failures += 1

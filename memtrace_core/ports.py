@@ -117,6 +117,7 @@ class JournalView(msgspec.Struct, frozen=True):
 class PendingBatch(msgspec.Struct, frozen=True):
     """Memories of one org and instance that wait for delivery, oldest first, with their journal keys."""
 
+    org_id: str
     instance_id: str
     keys: tuple[int, ...]
     memories: list[Memory]
@@ -183,8 +184,19 @@ class Journal(Protocol):
         """Return the oldest memories of an org that wait for delivery, all for one instance."""
         ...
 
-    async def mark_delivered(self, org_id: str, keys: Sequence[int], *, durable: bool) -> None:
-        """Record that the gateway took these memories; a durable delivery needs no confirmation."""
+    async def mark_delivered(self, batch: PendingBatch, *, durable: bool) -> None:
+        """Record that the gateway took a batch; a durable delivery needs no confirmation.
+
+        Memories that were moved to another instance meanwhile go on waiting there.
+        """
+        ...
+
+    async def move_pending(self, instance: ArcInstance) -> int:
+        """Let everything the journal holds of the instance's org be delivered to `instance`; return how many.
+
+        Also what was delivered elsewhere without confirmation, or set aside. For an embedded instance they are
+        stored there at once.
+        """
         ...
 
     async def record_key_use(self, used: Mapping[str, datetime]) -> None:

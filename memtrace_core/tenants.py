@@ -157,6 +157,14 @@ class Tenants:
         await self._repo.rebind_instance(changed)
         return changed
 
+    async def move_pending(self, org_id: str) -> int:
+        """Let the memories that wait in the journal go to the org's present instance; return how many.
+
+        Raises:
+            NotFound: there is no such org, or it has no instance.
+        """
+        return await self._journal.move_pending(await self.instance_of(org_id))
+
     async def unbind(self, org_id: str) -> None:
         """Take an org's Arc instance away; its memories stay where they are.
 

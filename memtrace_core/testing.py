@@ -187,17 +187,27 @@ class InMemoryJournal:
         if not batch:
             return None
         keys = tuple(key for key, _ in batch)
-        return PendingBatch(batch[0][1].instance_id, keys, [entry.memory for _, entry in batch])
+        return PendingBatch(org_id, batch[0][1].instance_id, keys, [entry.memory for _, entry in batch])
 
-    async def mark_delivered(self, org_id: str, keys: Sequence[int], *, durable: bool) -> None:
+    async def mark_delivered(self, batch: PendingBatch, *, durable: bool) -> None:
         """Note a delivery."""
-        for key in keys:
+        for key in batch.keys:
             entry = self._entries.get(key)
-            if entry is None or entry.memory.org_id != org_id:
+            if entry is None or entry.instance_id != batch.instance_id:
                 continue
             entry.delivered = True
             if durable:
                 del self._entries[key]
+
+    async def move_pending(self, instance: ArcInstance) -> int:
+        """Let everything of the org go to one instance."""
+        moved = [key for key, entry in self._entries.items() if entry.memory.org_id == instance.org_id]
+        for key in moved:
+            if instance.embedded:
+                self.embedded[_shelf(instance)].append(self._entries.pop(key).memory)
+            else:
+                self._entries[key] = _Entry(instance.id, self._entries[key].memory)
+        return len(moved)
 
     async def record_key_use(self, used: Mapping[str, datetime]) -> None:
         """Keep the latest use of each key."""

@@ -109,9 +109,13 @@ class SqliteJournal:
         """Return the oldest undelivered memories of an org for one instance."""
         return await self.readers.run(lambda connection: _batch(connection, org_id, limit, max_bytes))
 
-    async def mark_delivered(self, org_id: str, keys: Sequence[int], *, durable: bool) -> None:
+    async def mark_delivered(self, batch: PendingBatch, *, durable: bool) -> None:
         """Record a delivery."""
-        await self._writer.run(lambda ledger: ledger.mark_delivered(org_id, keys, durable))
+        await self._writer.run(lambda ledger: ledger.mark_delivered(batch, durable))
+
+    async def move_pending(self, instance: ArcInstance) -> int:
+        """Let everything of the org go to one instance."""
+        return await self._writer.run(lambda ledger: ledger.move_pending(instance))
 
     async def record_key_use(self, used: Mapping[str, datetime]) -> None:
         """Keep the latest use of each key."""
@@ -208,7 +212,7 @@ def _batch(connection: apsw.Connection, org_id: str, limit: int, max_bytes: int)
         batch_instance = instance_id
         keys.append(seq)
         memories.append(memory_of(org_id, tuple(row)))
-    return PendingBatch(batch_instance, tuple(keys), memories) if keys else None
+    return PendingBatch(org_id, batch_instance, tuple(keys), memories) if keys else None
 
 
 def _times(

@@ -12,7 +12,7 @@ from memtrace_core.dedup import DedupPolicy
 from memtrace_core.errors import JournalFull, OrgClosing
 from memtrace_core.identifiers import memory_id
 from memtrace_core.model import ArcInstance, Memory
-from memtrace_core.ports import Clock, Draft, Duplicate
+from memtrace_core.ports import Clock, Draft, Duplicate, PendingBatch
 from memtrace_core.timewindow import from_us, to_us
 from memtrace_sqlite.claims import Claim, Claims
 from memtrace_sqlite.rows import COLUMNS, PLACES, MemoryRow, row_of
@@ -114,23 +114,44 @@ class Ledger:
             self._pending.append((org_id, instance.id, size, *row))  # type: ignore[arg-type]
         return draft.stamped(org_id, identity, from_us(time))
 
-    def mark_delivered(self, org_id: str, keys: Sequence[int], durable: bool) -> None:
-        """Mark pending memories of an org as delivered; durable ones leave the journal."""
+    def mark_delivered(self, batch: PendingBatch, durable: bool) -> None:
+        """Mark a batch as delivered, or remove it if it is durable there; what was moved meanwhile stays as it is."""
         self.write_rows()
-        for key in keys:
-            found = self._connection.execute(
-                "SELECT bytes FROM journal WHERE seq = ? AND org_id = ? AND state = ?", (key, org_id, PENDING)
-            )
-            for (size,) in found:
+        still = f"seq = ? AND org_id = ? AND instance_id = ? AND state = {PENDING}"
+        change = (
+            f"DELETE FROM journal WHERE {still}"
+            if durable
+            else f"UPDATE journal SET state = {DELIVERED} WHERE {still}"
+        )
+        for key in batch.keys:
+            for (size,) in self._connection.execute(
+                f"{change} RETURNING bytes", (key, batch.org_id, batch.instance_id)
+            ).fetchall():
                 self._pending_bytes -= size
-        changes = [(key, org_id) for key in keys]
-        if durable:
-            self._connection.executemany("DELETE FROM journal WHERE seq = ? AND org_id = ?", changes)
-        else:
-            self._connection.executemany(
-                f"UPDATE journal SET state = {DELIVERED} WHERE seq = ? AND org_id = ? AND state = {PENDING}",
-                changes,
+
+    def move_pending(self, instance: ArcInstance) -> int:
+        """Let all that the journal holds of an org wait for one instance, or store it there if it is embedded."""
+        self.write_rows()
+        org_id = instance.org_id
+        ((waiting, everything),) = self._connection.execute(
+            f"SELECT coalesce(sum(bytes) FILTER (state = {PENDING}), 0), coalesce(sum(bytes), 0) "
+            "FROM journal WHERE org_id = ?",
+            (org_id,),
+        )
+        if instance.embedded:
+            self._connection.execute(
+                f"INSERT INTO embedded (store, {COLUMNS}) "
+                f"SELECT ?, {COLUMNS} FROM journal WHERE org_id = ? ORDER BY seq",
+                (self._store(instance), org_id),
             )
+            self._connection.execute("DELETE FROM journal WHERE org_id = ?", (org_id,))
+            self._pending_bytes -= waiting
+        else:
+            self._connection.execute(
+                f"UPDATE journal SET instance_id = ?, state = {PENDING} WHERE org_id = ?", (instance.id, org_id)
+            )
+            self._pending_bytes += everything - waiting
+        return self._connection.changes()
 
     def record_key_use(self, used: Mapping[str, datetime]) -> None:
         """Keep the latest use of each key."""
