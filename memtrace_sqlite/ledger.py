@@ -115,7 +115,7 @@ class Ledger:
         return draft.stamped(org_id, identity, from_us(time))
 
     def mark_delivered(self, batch: PendingBatch, durable: bool) -> None:
-        """Mark a batch as delivered, or remove it if it is durable there; what was moved meanwhile stays as it is."""
+        """Mark a batch as delivered, or remove it if it is durable there; what was moved meanwhile stays."""
         self.write_rows()
         still = f"seq = ? AND org_id = ? AND instance_id = ? AND state = {PENDING}"
         change = (
