@@ -86,7 +86,10 @@ def _json(record: Record) -> str:
     }
     if trace := _trace(record):
         event["exception"] = trace
-    return msgspec.json.encode(event, enc_hook=str).decode()
+    try:
+        return msgspec.json.encode(event, enc_hook=str).decode()
+    except ValueError:  # a lone surrogate, which JSON cannot hold
+        return msgspec.json.encode({name: _escaped(value) for name, value in event.items()}, enc_hook=str).decode()
 
 
 def _trace(record: Record) -> str:
@@ -97,12 +100,20 @@ def _trace(record: Record) -> str:
 
 
 def _value(value: object) -> str:
-    text = str(value)
+    text = _encodable(str(value))
     return text if text and _PLAIN.issuperset(text) else msgspec.json.encode(text).decode()
 
 
+def _escaped(value: object) -> object:
+    return _encodable(value) if isinstance(value, str) else value
+
+
+def _encodable(text: str) -> str:
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 def _one_line(text: str) -> str:
-    return " ".join(text.splitlines())
+    return " ".join(_encodable(text).splitlines())
 
 
 def _write(line: str) -> None:

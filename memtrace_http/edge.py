@@ -65,7 +65,8 @@ class Edge:
         finally:
             user = scope.get("user")
             org_id = user.org_id if isinstance(user, Principal) else None
-            self._log(scope["method"], scope["path"], status, time.perf_counter() - started, org_id, request_id)
+            seconds = time.perf_counter() - started
+            self._log(scope["method"], path_text(scope["path"]), status, seconds, org_id, request_id)
 
 
 def path_text(text: str) -> str:

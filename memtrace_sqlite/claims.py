@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
+from itertools import pairwise
 
 import apsw
 
@@ -36,7 +37,8 @@ class Claims:
     def begin(self, now: int) -> None:
         """See which tables there are; add one for `now` (in µs) if need be and drop those past the window."""
         starts = [start for (start,) in self._connection.execute("SELECT start FROM claim_tables ORDER BY start")]
-        past = [start for start in starts if start + self._stretch + self._window <= now]
+        # A table's claims are all older than the next table, whatever stretch was in force when it was made.
+        past = [start for start, following in pairwise(starts) if following + self._window <= now]
         for start in past:
             self._connection.execute(f"DROP TABLE {_table(start)}")
             self._connection.execute("DELETE FROM claim_tables WHERE start = ?", (start,))
