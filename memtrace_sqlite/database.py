@@ -125,6 +125,7 @@ def _is_blank(path: Path) -> bool:
 
 
 def _create(path: Path, schema: Schema) -> None:
+    """Make a database under another name and give it its own when it is complete, so that no half one is ever met."""
     if not path.parent.is_dir():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -133,18 +134,21 @@ def _create(path: Path, schema: Schema) -> None:
         fcntl.flock(folder, fcntl.LOCK_EX)
         if not _is_blank(path):
             return
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-        path.chmod(0o600)
-        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+        unfinished = path.with_name(path.name + ".new")
+        for suffix in ("", "-journal", "-wal", "-shm"):
+            unfinished.with_name(unfinished.name + suffix).unlink(missing_ok=True)
+        os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        connection = apsw.Connection(str(unfinished), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
-            connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-            # Before the switch to WAL, so that the file's own header tells whose it is from the first moment on.
+            connection.pragma("synchronous", _SYNCHRONOUS_FULL)
             with transaction(connection):
                 _migrate(connection, schema, 0)
                 connection.pragma("application_id", schema.application_id)
             connection.pragma("journal_mode", "wal")
         finally:
             connection.close()
+        unfinished.rename(path)
+        os.fsync(folder)
     finally:
         os.close(folder)
 
