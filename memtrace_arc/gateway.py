@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from memtrace_core.errors import ArcUnreachable
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
-from memtrace_core.query import AgentCountQuery, MemoryQuery
+from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
 
 
 class UnsupportedArcGateway:
@@ -21,6 +21,14 @@ class UnsupportedArcGateway:
         raise _unsupported(instance)
 
     async def count(self, instance: ArcInstance, query: AgentCountQuery) -> AgentCounts:
+        """Refuse."""
+        raise _unsupported(instance)
+
+    async def own_count(self, instance: ArcInstance, span: OwnSpan) -> int:
+        """Refuse."""
+        raise _unsupported(instance)
+
+    async def own_ids(self, instance: ArcInstance, span: OwnSpan) -> set[str]:
         """Refuse."""
         raise _unsupported(instance)
 

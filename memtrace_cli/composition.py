@@ -7,7 +7,7 @@ from pathlib import Path
 
 from memtrace_arc import UnsupportedArcGateway
 from memtrace_cli.settings import Settings, SettingsError
-from memtrace_core import DedupPolicy, DeliveryPolicy, Services, build_services
+from memtrace_core import ConfirmationPolicy, DedupPolicy, DeliveryPolicy, Services, build_services
 from memtrace_core.clock import SystemClock
 from memtrace_core.errors import SealBroken, WrongMasterKey
 from memtrace_core.ports import Clock
@@ -44,6 +44,7 @@ def compose(settings: Settings, master_key: MasterKey, mode: Mode, clock: Clock 
             batch_size=settings.arc.write_batch_size,
             flush_interval=timedelta(milliseconds=settings.arc.write_flush_interval_ms),
         ),
+        confirmation=ConfirmationPolicy(settle=timedelta(seconds=settings.journal.settle_seconds)),
         authenticate=settings.auth.enabled,
     )
 

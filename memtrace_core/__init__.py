@@ -4,10 +4,12 @@ Give `build_services` adapters for the ports in `memtrace_core.ports` (in-memory
 `memtrace_core.testing`), and use what it returns.
 """
 
+from memtrace_core.confirmation import ConfirmationPolicy
 from memtrace_core.context import SessionContext
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.delivery import DeliveryPolicy
 from memtrace_core.errors import (
+    ArcFailed,
     ArcRejected,
     ArcTimeout,
     ArcUnreachable,
@@ -48,11 +50,13 @@ __all__ = [
     "APIKey",
     "Agent",
     "AgentCounts",
+    "ArcFailed",
     "ArcInstance",
     "ArcRejected",
     "ArcTimeout",
     "ArcUnreachable",
     "Binding",
+    "ConfirmationPolicy",
     "Conflict",
     "DedupPolicy",
     "DeliveryPolicy",

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import msgspec
 
-from memtrace_core.errors import MemtraceError
-from memtrace_core.ports import ArcGateway, Clock, Journal, MetadataRepo
+from memtrace_core.errors import ArcFailed, ArcRejected, MemtraceError
+from memtrace_core.model import ArcInstance
+from memtrace_core.ports import ArcGateway, Clock, Journal, MetadataRepo, PendingBatch
+from memtrace_core.workers import OrgWorkers, Pause, Step
 
 _log = logging.getLogger("memtrace.delivery")
 
@@ -18,15 +22,27 @@ _log = logging.getLogger("memtrace.delivery")
 class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """When a batch goes out, and how long a failed one waits.
 
-    A batch goes out when `batch_size` memories wait or `flush_interval` after the first of them; the first retry
-    comes within `first_retry`, later ones at most `longest_retry` apart.
+    A batch goes out when `batch_size` memories wait or `flush_interval` after the first of them. One that is late
+    may be `most_rows` long, and is bounded by `batch_bytes`; so many batches as `most_batches` are in memory at
+    once, of all orgs together, and `probe_bytes` of each org whose Arc is away. The first retry comes within
+    `first_retry`, later ones at most `longest_retry` apart.
+
+    A batch that Arc fails `suspect_after` times in a row, and answers otherwise, is suspected of holding a bad
+    memory; one that waits alone, after `condemn_after` times. Of a batch in which nothing passes, `most_suspects`
+    are tried one by one before Arc itself is held to be at fault.
     """
 
     batch_size: int = 100
-    batch_bytes: int = 8 << 20
+    batch_bytes: int = 4 << 20
+    probe_bytes: int = 64 << 10
+    most_rows: int = 5000
+    most_batches: int = 32
     flush_interval: timedelta = timedelta(seconds=1)
     first_retry: timedelta = timedelta(seconds=1)
     longest_retry: timedelta = timedelta(seconds=15)
+    suspect_after: int = 3
+    condemn_after: int = 10
+    most_suspects: int = 16
 
     def retry_after(self, failures: int) -> float:
         """Return the seconds to wait after so many failures in a row: exponential, with jitter."""
@@ -37,7 +53,8 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 class Delivery:
     """Hands journaled memories to the gateway, one task per org, so that no org is slowed by another.
 
-    Nothing leaves the journal but by the gateway's word; a failure keeps order and everything.
+    Nothing leaves the journal but by the gateway's word; a failure keeps order and everything. `on_delivered` is
+    called with an org when memories of it wait to be confirmed.
     """
 
     def __init__(
@@ -47,79 +64,170 @@ class Delivery:
         gateway: ArcGateway,
         clock: Clock,
         policy: DeliveryPolicy | None = None,
+        on_delivered: Callable[[str], None] | None = None,
     ) -> None:
-        self._journal = journal
-        self._repo = repo
-        self._gateway = gateway
-        self._clock = clock
-        self._policy = policy or DeliveryPolicy()
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._draining = False
+        self.journal = journal
+        self.repo = repo
+        self.gateway = gateway
+        self.clock = clock
+        self.policy = policy or DeliveryPolicy()
+        self.on_delivered = on_delivered
+        self.draining = False
+        self._places = asyncio.Semaphore(self.policy.most_batches)
+        self._workers = OrgWorkers(clock, self._begin)
 
     async def start(self) -> None:
         """Take up what an earlier run left in the journal."""
-        for org_id in await self._journal.pending_orgs():
+        for org_id in await self.journal.pending_orgs():
             self.wake(org_id)
 
     def wake(self, org_id: str) -> None:
         """Say that memories of this org wait. Cheap; called after every append that needs delivery."""
-        if org_id not in self._tasks and not self._draining:
-            self._begin(org_id)
+        if not self.draining:
+            self._workers.wake(org_id)
 
     async def drain(self, within: timedelta) -> None:
         """Deliver what can be delivered now, and stop. What is left stays in the journal."""
-        self._draining = True
-        # A task that sleeps, for a batch to fill or for a retry, is replaced by one that tries at once.
-        waiting = list(self._tasks.values())
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
-        for org_id in await self._journal.pending_orgs():
-            self._begin(org_id)
-        if self._tasks:
-            _, late = await asyncio.wait(list(self._tasks.values()), timeout=within.total_seconds())
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        for org_id in await self.journal.pending_orgs():
+            self.wake(org_id)
+        self.draining = True
+        await self._workers.finish(within)
 
-    def _begin(self, org_id: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._deliver(org_id), name=f"delivery of {org_id}")
-        self._tasks[org_id] = task
-        task.add_done_callback(lambda done: self._ended(org_id, done))
+    @asynccontextmanager
+    async def place(self, failures: int) -> AsyncIterator[int]:
+        """Wait for room in memory for a batch, and give its size in bytes.
 
-    def _ended(self, org_id: str, task: asyncio.Task[None]) -> None:
-        if self._tasks.get(org_id) is task:
-            del self._tasks[org_id]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("delivery stopped: %s", error, extra={"org": org_id})
+        An org whose Arc is away takes no place from the others: it tries with little.
+        """
+        if failures:
+            yield self.policy.probe_bytes
+        else:
+            async with self._places:
+                yield self.policy.batch_bytes
 
-    async def _deliver(self, org_id: str) -> None:
-        failures = 0
-        filled = False
-        while True:
-            try:
-                batch = await self._journal.next_batch(org_id, self._policy.batch_size, self._policy.batch_bytes)
+    def _begin(self, org_id: str) -> Step:
+        return _Sender(self, org_id).step
+
+
+class _Sender:
+    """What one org's delivery remembers between steps."""
+
+    def __init__(self, delivery: Delivery, org_id: str) -> None:
+        self._delivery = delivery
+        self._org_id = org_id
+        self._failures = 0
+        self._suspicions = 0
+        self._flush_at: float | None = None
+
+    async def step(self) -> Pause | None:
+        policy = self._delivery.policy
+        try:
+            async with self._delivery.place(self._failures) as size:
+                most = policy.most_rows if self._failures == 0 else policy.batch_size
+                batch = await self._delivery.journal.next_batch(self._org_id, most, size)
                 if batch is None:
-                    return
-                if len(batch.keys) < self._policy.batch_size and not (filled or self._draining):
-                    filled = True
-                    await self._clock.sleep(self._policy.flush_interval.total_seconds())
+                    return None
+                if wait := self._until_flush(batch):
+                    return Pause(wait)
+                self._flush_at = None
+                await self._send(batch)
+        except MemtraceError as error:
+            return self._failed(error)
+        self._succeeded()
+        return Pause(0)
+
+    def _until_flush(self, batch: PendingBatch) -> float:
+        """Return how long a batch may still wait to fill, in seconds."""
+        full = batch.more or len(batch.keys) >= self._delivery.policy.batch_size
+        if full or self._failures or self._delivery.draining:
+            return 0
+        now = self._delivery.clock.monotonic()
+        if self._flush_at is None:
+            self._flush_at = now + self._delivery.policy.flush_interval.total_seconds()
+        return max(0.0, self._flush_at - now)
+
+    async def _send(self, batch: PendingBatch) -> None:
+        instance = await self._delivery.repo.get_instance(self._org_id, batch.instance_id)
+        if instance is None:
+            raise MemtraceError(f"the Arc instance {batch.instance_id} is gone")
+        try:
+            await self._hand_over(instance, batch)
+        except ArcRejected as error:
+            await self._part(instance, batch, error)
+        except ArcFailed as error:
+            self._suspicions += 1
+            lone = len(batch.keys) == 1
+            if self._suspicions < (
+                self._delivery.policy.condemn_after if lone else self._delivery.policy.suspect_after
+            ):
+                raise
+            # It fails again and again; if it can be talked to otherwise, the batch itself may be the reason.
+            await self._delivery.gateway.ping(instance)
+            if lone:
+                await self._set_aside(batch, error)
+            else:
+                await self._search(instance, batch)
+
+    async def _hand_over(self, instance: ArcInstance, batch: PendingBatch) -> None:
+        durable = await self._delivery.gateway.write(instance, batch.memories)
+        await self._delivery.journal.mark_delivered(batch, durable=durable)
+        if not durable and self._delivery.on_delivered is not None:
+            self._delivery.on_delivered(self._org_id)
+
+    async def _part(self, instance: ArcInstance, batch: PendingBatch, error: ArcRejected) -> None:
+        """Halve a batch that Arc rejects, until the bad memory is alone."""
+        if len(batch.keys) == 1:
+            await self._set_aside(batch, error)
+            return
+        for half in batch.halves():
+            try:
+                await self._hand_over(instance, half)
+            except ArcRejected as again:
+                await self._part(instance, half, again)
+
+    async def _search(self, instance: ArcInstance, batch: PendingBatch) -> None:
+        """Look for memories that fail while their neighbours pass.
+
+        An Arc that fails everything has a fault of its own: then nothing is set aside.
+
+        Raises:
+            ArcFailed: not one memory passed.
+        """
+        passed = False
+        failed: list[tuple[PendingBatch, ArcFailed | ArcRejected]] = []
+        parts = list(batch.halves())
+        while parts:
+            part = parts.pop(0)
+            try:
+                await self._hand_over(instance, part)
+                passed = True
+            except (ArcFailed, ArcRejected) as error:
+                if len(part.keys) > 1:
+                    parts[:0] = part.halves()
                     continue
-                instance = await self._repo.get_instance(org_id, batch.instance_id)
-                if instance is None:
-                    raise MemtraceError(f"the Arc instance {batch.instance_id} is gone")
-                durable = await self._gateway.write(instance, batch.memories)
-                await self._journal.mark_delivered(batch, durable=durable)
-                if failures:
-                    _log.info("delivery works again", extra={"org": org_id, "failures": failures})
-                failures, filled = 0, False
-            except MemtraceError as error:
-                failures += 1
-                _log.warning(
-                    "delivery failed, will be repeated: %s",
-                    error,
-                    extra={"org": org_id, "failures": failures},
-                )
-                if self._draining:
-                    return
-                await self._clock.sleep(self._policy.retry_after(failures))
+                failed.append((part, error))
+                if not passed and len(failed) >= self._delivery.policy.most_suspects:
+                    break
+        if not passed:
+            raise ArcFailed("not one memory of the batch was taken")
+        for part, reason in failed:
+            await self._set_aside(part, reason)
+
+    async def _set_aside(self, batch: PendingBatch, error: MemtraceError) -> None:
+        await self._delivery.journal.set_aside(batch, str(error))
+        _log.error("memory set aside, arc refuses it: %s", error, extra={"org": self._org_id})
+
+    def _failed(self, error: MemtraceError) -> Pause | None:
+        self._failures += 1
+        # An outage is told once, not every few seconds for days.
+        level = logging.WARNING if self._failures == 1 else logging.DEBUG
+        details = {"org": self._org_id, "failures": self._failures}
+        _log.log(level, "delivery failed, will be repeated: %s", error, extra=details)
+        if self._delivery.draining:
+            return None
+        return Pause(self._delivery.policy.retry_after(self._failures), wakeable=False)
+
+    def _succeeded(self) -> None:
+        if self._failures:
+            _log.info("delivery works again", extra={"org": self._org_id, "failures": self._failures})
+        self._failures = self._suspicions = 0

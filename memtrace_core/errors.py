@@ -10,6 +10,7 @@ MemtraceError                  never raised itself
 ├── Unavailable                cannot be done now, may be possible later
 │   ├── NoArcInstance          the org has no Arc instance
 │   ├── ArcUnreachable         the org's Arc does not answer, or refuses our key
+│   │   └── ArcFailed          it answers that it failed, and not why
 │   ├── JournalFull            delivery is too far behind, or the disk is nearly full
 │   ├── OrgClosing             the org is being deleted
 │   └── StorageUnavailable     the local database cannot be used
@@ -103,6 +104,10 @@ class ArcUnreachable(Unavailable):
     """The org's Arc cannot be reached or does not let us in."""
 
     code = "arc_unreachable"
+
+
+class ArcFailed(ArcUnreachable):
+    """The org's Arc answers that something failed on its side, and leaves open what."""
 
 
 class JournalFull(Unavailable):

@@ -35,7 +35,8 @@ class Health:
         """Return org id → whether its instance was reachable at the last check; a new binding is checked now."""
         instances = await self._directory.instances()
         await asyncio.gather(*(self._check(one) for one in instances if one not in self._reachable))
-        return {instance.org_id: self._reachable[instance] for instance in instances}
+        # A check of all that ran meanwhile may have forgotten an instance of ours that is gone by now.
+        return {one.org_id: self._reachable[one] for one in instances if one in self._reachable}
 
     async def _check(self, instance: ArcInstance) -> None:
         async with self._places:

@@ -132,7 +132,7 @@ class Memories:
         """Count an agent's memories, exactly, the newest write included."""
         instance = await self._instance(org_id)
         query = AgentCountQuery(org_id=org_id, agent_id=agent_id, recent_since=self._clock.now() - RECENT)
-        horizon, here = await self._journal.count(query, instance)
+        horizon, here = await self._journal.count(query)
         restricted = query if instance.embedded else msgspec.structs.replace(query, horizon=horizon)
         return here + await self._gateway.count(instance, restricted)
 
@@ -188,7 +188,7 @@ class Memories:
     async def _united(self, query: MemoryQuery, instance: ArcInstance) -> list[Memory]:
         """Return the memories from `offset` on and one more than `limit`, of journal and gateway together."""
         wider = msgspec.structs.replace(query, limit=query.limit + 1)
-        view = await self._journal.view(wider, instance)
+        view = await self._journal.view(wider)
         # The two sets are disjoint, and of the first `offset` no more come from the journal than it holds: the
         # gateway can skip the rest itself.
         skipped = max(0, query.offset - len(view.memories))

@@ -7,7 +7,7 @@ implementation, the in-memory ones of `memtrace_core.testing` included.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import msgspec
@@ -24,7 +24,7 @@ from memtrace_core.model import (
     Session,
     SessionStatus,
 )
-from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, Position
+from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, OwnSpan, Position
 
 
 class Clock(Protocol):
@@ -115,12 +115,37 @@ class JournalView(msgspec.Struct, frozen=True):
 
 
 class PendingBatch(msgspec.Struct, frozen=True):
-    """Memories of one org and instance that wait for delivery, oldest first, with their journal keys."""
+    """Memories of one org and instance that wait for delivery, oldest first, with their journal keys.
+
+    `more` tells that others wait behind them.
+    """
 
     org_id: str
     instance_id: str
     keys: tuple[int, ...]
     memories: list[Memory]
+    more: bool = False
+
+    def halves(self) -> tuple[PendingBatch, PendingBatch]:
+        """Return the batch cut in two, in order."""
+        middle = len(self.keys) // 2
+        return (
+            PendingBatch(self.org_id, self.instance_id, self.keys[:middle], self.memories[:middle], True),
+            PendingBatch(self.org_id, self.instance_id, self.keys[middle:], self.memories[middle:], self.more),
+        )
+
+
+class DeliveredRun(msgspec.Struct, frozen=True):
+    """The oldest memories of an org, all delivered to one instance and old enough to be looked for there.
+
+    Nothing of the org that is still in the journal, but what is set aside, is older. `memory_ids` and `keys` go
+    together; `span` covers just them.
+    """
+
+    instance_id: str
+    keys: tuple[int, ...]
+    memory_ids: tuple[str, ...]
+    span: OwnSpan
 
 
 class OrgHoldings(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,16 +185,16 @@ class Journal(Protocol):
         """
         ...
 
-    async def view(self, query: MemoryQuery, instance: ArcInstance) -> JournalView:
-        """Return the org's journaled memories that match, and the horizon for `instance`, in one snapshot.
+    async def view(self, query: MemoryQuery) -> JournalView:
+        """Return the org's journaled memories that match, and the horizon for its gateway, in one snapshot.
 
         A caller asks this *before* the gateway: a memory moves only from here to there. Memories in the embedded
         store are not part of the answer.
         """
         ...
 
-    async def count(self, query: AgentCountQuery, instance: ArcInstance) -> tuple[Horizon, AgentCounts]:
-        """Count the org's journaled memories of one agent, and return the horizon for `instance`."""
+    async def count(self, query: AgentCountQuery) -> tuple[Horizon, AgentCounts]:
+        """Count the org's journaled memories of one agent, and return the horizon for its gateway."""
         ...
 
     async def agent_activity(self, org_id: str, agent_ids: Iterable[str]) -> dict[str, datetime]:
@@ -189,6 +214,30 @@ class Journal(Protocol):
 
         Memories that were moved to another instance meanwhile go on waiting there.
         """
+        ...
+
+    async def set_aside(self, batch: PendingBatch, answer: str) -> None:
+        """Keep memories that their instance refuses, with its answer; they stay readable and hold nobody up."""
+        ...
+
+    async def unconfirmed_orgs(self) -> list[str]:
+        """Return the orgs that have delivered memories waiting to be confirmed."""
+        ...
+
+    async def next_delivered(self, org_id: str, settle: timedelta, limit: int) -> DeliveredRun | datetime | None:
+        """Return the org's oldest memories if they are delivered long enough ago to be confirmed.
+
+        Long enough is `settle`, doubled with each time that a memory had to be sent again. Otherwise return when
+        they will be, or None if the oldest is not delivered or there is none.
+        """
+        ...
+
+    async def confirm(self, org_id: str, keys: Sequence[int]) -> None:
+        """Let delivered memories go: they were seen in their instance."""
+        ...
+
+    async def resend(self, org_id: str, keys: Sequence[int]) -> None:
+        """Let delivered memories wait for delivery again: they were not seen in their instance."""
         ...
 
     async def move_pending(self, instance: ArcInstance) -> int:
@@ -239,6 +288,7 @@ class ArcGateway(Protocol):
 
         Raises:
             ArcUnreachable: no answer, or the instance does not let us in.
+            ArcFailed: it failed, and does not say whether the data are to blame.
             ArcRejected: the instance will never take this batch.
         """
         ...
@@ -253,6 +303,14 @@ class ArcGateway(Protocol):
 
     async def count(self, instance: ArcInstance, query: AgentCountQuery) -> AgentCounts:
         """Count one agent's memories, each `memory_id` once."""
+        ...
+
+    async def own_count(self, instance: ArcInstance, span: OwnSpan) -> int:
+        """Count the distinct memories of a span that readers would be shown."""
+        ...
+
+    async def own_ids(self, instance: ArcInstance, span: OwnSpan) -> set[str]:
+        """Return the ids of the memories of a span that readers would be shown."""
         ...
 
     async def ping(self, instance: ArcInstance) -> None:

@@ -41,11 +41,29 @@ class Position(msgspec.Struct, frozen=True, order=True):
 class Horizon(msgspec.Struct, frozen=True):
     """Which rows a gateway may answer for, while the journal answers for the rest.
 
-    A row counts when another node wrote it, or when it is older than `before`.
+    A row counts when another node wrote it, or when it is older than `before` and not one of `set_aside`, the ids
+    of memories that a gateway has refused (but might have stored all the same).
     """
 
     node: str
     before: datetime
+    set_aside: frozenset[str] = frozenset()
+
+    def admits(self, memory: Memory) -> bool:
+        """Tell whether a gateway may answer with this memory."""
+        parsed = identifiers.parse_memory_id(memory.memory_id)
+        if parsed is None or parsed[1] != self.node:
+            return True
+        return memory.time < self.before and memory.memory_id not in self.set_aside
+
+
+class OwnSpan(msgspec.Struct, frozen=True):
+    """The memories of one org that one node wrote, from `first` to `last`, both included."""
+
+    org_id: str
+    node: str
+    first: datetime
+    last: datetime
 
 
 class MemoryQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +142,7 @@ class MemoryQuery(msgspec.Struct, frozen=True, kw_only=True):
             and (self.until is None or memory.time < self.until)
             and (self.memory_id is None or memory.memory_id == self.memory_id)
             and (self.dedup_key is None or memory.dedup_key == self.dedup_key)
-            and (self.horizon is None or self._beyond(memory, self.horizon))
+            and (self.horizon is None or self.horizon.admits(memory))
             and (self.after is None or self._follows(position_of(memory), self.after))
         )
 
@@ -135,11 +153,6 @@ class MemoryQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     def _follows(self, position: Position, after: Position) -> bool:
         return position < after if self.order == "desc" else position > after
-
-    @staticmethod
-    def _beyond(memory: Memory, horizon: Horizon) -> bool:
-        parsed = identifiers.parse_memory_id(memory.memory_id)
-        return memory.time < horizon.before or parsed is None or parsed[1] != horizon.node
 
 
 class AgentCountQuery(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.ports import ArcGateway
-from memtrace_core.query import AgentCountQuery, MemoryQuery
+from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
 
 
 class GatewayByURL:
@@ -27,6 +27,14 @@ class GatewayByURL:
     async def count(self, instance: ArcInstance, query: AgentCountQuery) -> AgentCounts:
         """Ask the instance's gateway."""
         return await self._for(instance).count(instance, query)
+
+    async def own_count(self, instance: ArcInstance, span: OwnSpan) -> int:
+        """Ask the instance's gateway."""
+        return await self._for(instance).own_count(instance, span)
+
+    async def own_ids(self, instance: ArcInstance, span: OwnSpan) -> set[str]:
+        """Ask the instance's gateway."""
+        return await self._for(instance).own_ids(instance, span)
 
     async def ping(self, instance: ArcInstance) -> None:
         """Ask the instance's gateway."""

@@ -11,6 +11,7 @@ from datetime import timedelta
 from memtrace_core.access import Access
 from memtrace_core.agents import Agents
 from memtrace_core.clock import SystemClock
+from memtrace_core.confirmation import Confirmation, ConfirmationPolicy
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.delivery import Delivery, DeliveryPolicy
 from memtrace_core.directory import Directory
@@ -39,6 +40,7 @@ class Services:
     access: Access
     health: Health
     delivery: Delivery
+    confirmation: Confirmation
     clock: Clock
     journal: Journal
     repo: MetadataRepo
@@ -54,6 +56,7 @@ class Services:
     async def start(self) -> None:
         """Take up deliveries and begin the periodic work. Needs a running event loop."""
         await self.delivery.start()
+        await self.confirmation.start()
         loop = asyncio.get_running_loop()
         self._tasks.append(loop.create_task(self._every(HEALTH_EVERY, self.health.check_all)))
         self._tasks.append(loop.create_task(self._every(USES_EVERY, self.access.flush_uses)))
@@ -64,6 +67,7 @@ class Services:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
+            await self.confirmation.stop()
             await self.delivery.drain(drain_within)
             await self.access.flush_uses()
         except MemtraceError as error:
@@ -95,6 +99,7 @@ def build_services(
     clock: Clock | None = None,
     dedup: DedupPolicy | None = None,
     delivery: DeliveryPolicy | None = None,
+    confirmation: ConfirmationPolicy | None = None,
     authenticate: bool = True,
 ) -> Services:
     """Wire the services over adapters of your choice.
@@ -107,11 +112,15 @@ def build_services(
         clock: the machine's if not given.
         dedup: must be the policy that `journal` enforces.
         delivery: batching and retries.
+        confirmation: when delivered memories are looked for in Arc.
         authenticate: False lets anybody act for the default org.
     """
     clock = clock or SystemClock()
     directory = Directory(repo)
-    deliveries = Delivery(journal, repo, gateway, clock, delivery)
+    deliveries = Delivery(
+        journal, repo, gateway, clock, delivery, on_delivered=lambda org_id: confirming.wake(org_id)
+    )
+    confirming = Confirmation(journal, repo, gateway, clock, confirmation, on_resent=deliveries.wake)
     memories = Memories(directory, journal, gateway, clock, dedup or DedupPolicy(), on_pending=deliveries.wake)
     return Services(
         memories=memories,
@@ -121,6 +130,7 @@ def build_services(
         access=Access(directory, journal, clock, enabled=authenticate),
         health=Health(directory, gateway),
         delivery=deliveries,
+        confirmation=confirming,
         clock=clock,
         journal=journal,
         repo=repo,

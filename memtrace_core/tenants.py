@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -286,5 +287,12 @@ def _url(value: str) -> str:
     if scheme not in ("http", "https") or not separator or not rest or not url.isascii() or not url.isprintable():
         raise InvalidInput("url must be http://…, https://… or embedded:")
     if len(url) > MAX_URL_CHARACTERS or any(character in rest for character in "@?# \\"):
-        raise InvalidInput("url must name a host and nothing more: no credentials, query or fragment")
+        raise InvalidInput("url must name a host, and no credentials, query or fragment")
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        named = False
+    if not named:
+        raise InvalidInput("url must name a host, and a port from 1 to 65,535 if any")
     return url

@@ -125,7 +125,7 @@ def _is_blank(path: Path) -> bool:
 
 
 def _create(path: Path, schema: Schema) -> None:
-    """Make a database under another name and give it its own when it is complete, so that no half one is ever met."""
+    """Make a database under another name, and give it its own when it is complete: no half one is ever met."""
     if not path.parent.is_dir():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -12,7 +12,8 @@ import apsw
 from memtrace_core.errors import ArcRejected
 from memtrace_core.identifiers import parse_memory_id
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
-from memtrace_core.query import AgentCountQuery, MemoryQuery
+from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
+from memtrace_core.timewindow import to_us
 from memtrace_sqlite.journal import SqliteJournal
 from memtrace_sqlite.rows import COLUMNS, Value, conditions, counts_of, memory_of, ordering
 
@@ -56,6 +57,25 @@ class SqliteEmbeddedGateway:
         return await self._readers.run(
             lambda connection: counts_of(connection, "embedded", _OWNER, _owner(instance), query)
         )
+
+    async def own_count(self, instance: ArcInstance, span: OwnSpan) -> int:
+        """Count what is stored of a span; nothing here ever waits to be confirmed."""
+        return len(await self.own_ids(instance, span))
+
+    async def own_ids(self, instance: ArcInstance, span: OwnSpan) -> set[str]:
+        """Return what is stored of a span."""
+
+        def work(connection: apsw.Connection) -> set[str]:
+            rows = connection.execute(
+                f"""
+                SELECT memory_id FROM embedded
+                WHERE {_OWNER} AND time BETWEEN ? AND ? AND substr(memory_id, 19, 6) = ?
+                """,
+                (*_owner(instance), to_us(span.first), to_us(span.last), span.node),
+            )
+            return {memory_id for (memory_id,) in rows}
+
+        return await self._readers.run(work)
 
     async def ping(self, instance: ArcInstance) -> None:
         """Read once from the file."""

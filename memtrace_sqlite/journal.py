@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import apsw
@@ -13,9 +13,17 @@ import apsw
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.errors import JournalFull
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
-from memtrace_core.ports import Clock, Draft, Duplicate, JournalView, OrgHoldings, PendingBatch
-from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery
-from memtrace_core.timewindow import from_us
+from memtrace_core.ports import (
+    Clock,
+    DeliveredRun,
+    Draft,
+    Duplicate,
+    JournalView,
+    OrgHoldings,
+    PendingBatch,
+)
+from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, OwnSpan
+from memtrace_core.timewindow import from_us, to_us
 from memtrace_sqlite.database import Mode, open_database
 from memtrace_sqlite.ledger import DELIVERED, PENDING, SET_ASIDE, Ledger
 from memtrace_sqlite.readers import Readers
@@ -27,6 +35,7 @@ DEFAULT_MAX_BYTES = 1 << 30
 LEAST_FREE_BYTES = 64 << 20
 DISK_LOOK_SECONDS = 1.0
 MOST_PLACES = 500
+MOST_DOUBLINGS = 5
 
 
 class SqliteJournal:
@@ -56,6 +65,7 @@ class SqliteJournal:
         ((self.node,),) = connection.execute("SELECT node FROM ledger")
         ledger = Ledger(connection, self.node, clock, dedup or DedupPolicy(), max_bytes)
         self._path = path
+        self._clock = clock
         self._connection = connection
         self._writer = GroupWriter(path, connection, ledger)
         self.readers = Readers(path)
@@ -68,15 +78,15 @@ class SqliteJournal:
             raise JournalFull("the disk is nearly full")
         return await self._writer.run(lambda ledger: ledger.append(instance, drafts))
 
-    async def view(self, query: MemoryQuery, instance: ArcInstance) -> JournalView:
+    async def view(self, query: MemoryQuery) -> JournalView:
         """Return the first journaled memories that match, and the horizon."""
-        return await self.readers.run(lambda connection: self._view(connection, query, instance))
+        return await self.readers.run(lambda connection: self._view(connection, query))
 
-    async def count(self, query: AgentCountQuery, instance: ArcInstance) -> tuple[Horizon, AgentCounts]:
+    async def count(self, query: AgentCountQuery) -> tuple[Horizon, AgentCounts]:
         """Count one agent's journaled memories, and return the horizon."""
 
         def work(connection: apsw.Connection) -> tuple[Horizon, AgentCounts]:
-            horizon = self._horizon(connection, instance)
+            horizon = self._horizon(connection, query.org_id)
             return horizon, counts_of(connection, "journal", "org_id = ?", (query.org_id,), query)
 
         return await self.readers.run(work)
@@ -92,18 +102,12 @@ class SqliteJournal:
         return await self.readers.run(work) if wanted else {}
 
     async def pending_orgs(self) -> list[str]:
-        """Return the orgs with undelivered memories, by skipping from org to org."""
+        """Return the orgs with undelivered memories."""
+        return await self.readers.run(lambda connection: _orgs(connection, "journal_pending", PENDING))
 
-        def work(connection: apsw.Connection) -> list[str]:
-            orgs: list[str] = []
-            sql = (
-                f"SELECT min(org_id) FROM journal INDEXED BY journal_pending WHERE state = {PENDING} AND org_id > ?"
-            )
-            while (found := connection.execute(sql, (orgs[-1] if orgs else "",)).fetchone()) and found[0]:
-                orgs.append(found[0])
-            return orgs
-
-        return await self.readers.run(work)
+    async def unconfirmed_orgs(self) -> list[str]:
+        """Return the orgs with delivered memories."""
+        return await self.readers.run(lambda connection: _orgs(connection, "journal_delivered", DELIVERED))
 
     async def next_batch(self, org_id: str, limit: int, max_bytes: int) -> PendingBatch | None:
         """Return the oldest undelivered memories of an org for one instance."""
@@ -112,6 +116,23 @@ class SqliteJournal:
     async def mark_delivered(self, batch: PendingBatch, *, durable: bool) -> None:
         """Record a delivery."""
         await self._writer.run(lambda ledger: ledger.mark_delivered(batch, durable))
+
+    async def set_aside(self, batch: PendingBatch, answer: str) -> None:
+        """Keep what an instance refuses."""
+        await self._writer.run(lambda ledger: ledger.set_aside(batch, answer))
+
+    async def next_delivered(self, org_id: str, settle: timedelta, limit: int) -> DeliveredRun | datetime | None:
+        """Return the org's oldest memories if they are due to be confirmed, or when they will be."""
+        now = to_us(self._clock.now())
+        return await self.readers.run(lambda connection: self._run(connection, org_id, settle, limit, now))
+
+    async def confirm(self, org_id: str, keys: Sequence[int]) -> None:
+        """Let delivered memories go."""
+        await self._writer.run(lambda ledger: ledger.confirm(org_id, keys))
+
+    async def resend(self, org_id: str, keys: Sequence[int]) -> None:
+        """Let delivered memories wait again."""
+        await self._writer.run(lambda ledger: ledger.resend(org_id, keys))
 
     async def move_pending(self, instance: ArcInstance) -> int:
         """Let everything of the org go to one instance."""
@@ -166,25 +187,67 @@ class SqliteJournal:
         await self.readers.close()
         self._connection.close()
 
-    def _view(self, connection: apsw.Connection, query: MemoryQuery, instance: ArcInstance) -> JournalView:
+    def _view(self, connection: apsw.Connection, query: MemoryQuery) -> JournalView:
         where, values = conditions(query)
         rows = connection.execute(
             f"SELECT {COLUMNS} FROM journal WHERE org_id = ?{where}{ordering(query)} LIMIT ?",
             (query.org_id, *values, query.offset + query.limit),
         )
-        return JournalView(self._horizon(connection, instance), [memory_of(query.org_id, row) for row in rows])
+        memories = [memory_of(query.org_id, row) for row in rows]
+        return JournalView(self._horizon(connection, query.org_id), memories)
 
-    def _horizon(self, connection: apsw.Connection, instance: ArcInstance) -> Horizon:
+    def _horizon(self, connection: apsw.Connection, org_id: str) -> Horizon:
         ((before,),) = connection.execute(
             f"""
             SELECT coalesce(
-                (SELECT min(time) FROM journal WHERE org_id = ? AND instance_id = ? AND state <> {SET_ASIDE}),
+                (SELECT time FROM journal INDEXED BY journal_time WHERE org_id = ? AND state <> {SET_ASIDE}
+                 ORDER BY time LIMIT 1),
                 (SELECT last_time + 1 FROM ledger)
             )
             """,
-            (instance.org_id, instance.id),
+            (org_id,),
         )
-        return Horizon(self.node, from_us(before))
+        refused = connection.execute(
+            f"SELECT memory_id FROM journal INDEXED BY journal_set_aside WHERE org_id = ? AND state = {SET_ASIDE}",
+            (org_id,),
+        )
+        return Horizon(self.node, from_us(before), frozenset(memory_id for (memory_id,) in refused))
+
+    def _run(
+        self, connection: apsw.Connection, org_id: str, settle: timedelta, limit: int, now: int
+    ) -> DeliveredRun | datetime | None:
+        rows = connection.execute(
+            f"""
+            SELECT seq, memory_id, time, instance_id, state, delivered_at, resent
+            FROM journal INDEXED BY journal_time WHERE org_id = ? AND time >= coalesce((
+                SELECT time FROM journal INDEXED BY journal_time WHERE org_id = ? AND state <> {SET_ASIDE}
+                ORDER BY time LIMIT 1
+            ), 0) ORDER BY time LIMIT ?
+            """,
+            (org_id, org_id, limit),
+        )
+        settle_us = settle // timedelta(microseconds=1)
+        keys: list[int] = []
+        ids: list[str] = []
+        first = last = 0
+        run_instance = ""
+        for seq, memory_id, time_us, instance_id, state, delivered_at, resent in rows:
+            if state != DELIVERED:
+                break
+            due = delivered_at + settle_us * (1 << min(resent, MOST_DOUBLINGS))
+            if not keys:
+                if due > now:
+                    return from_us(due)
+                run_instance, first = instance_id, time_us
+            elif due > now or instance_id != run_instance:
+                break
+            keys.append(seq)
+            ids.append(memory_id)
+            last = time_us
+        if not keys:
+            return None
+        span = OwnSpan(org_id, self.node, from_us(first), from_us(last))
+        return DeliveredRun(run_instance, tuple(keys), tuple(ids), span)
 
     def _nearly_full(self) -> bool:
         now = time.monotonic()
@@ -194,25 +257,35 @@ class SqliteJournal:
         return self._disk_is_full
 
 
+def _orgs(connection: apsw.Connection, index: str, state: int) -> list[str]:
+    """Return the orgs that have rows in a state, by skipping from org to org."""
+    orgs: list[str] = []
+    sql = f"SELECT min(org_id) FROM journal INDEXED BY {index} WHERE state = {state} AND org_id > ?"
+    while (found := connection.execute(sql, (orgs[-1] if orgs else "",)).fetchone()) and found[0]:
+        orgs.append(found[0])
+    return orgs
+
+
 def _batch(connection: apsw.Connection, org_id: str, limit: int, max_bytes: int) -> PendingBatch | None:
     rows = connection.execute(
         f"""
-        SELECT seq, instance_id, bytes, {COLUMNS} FROM journal
+        SELECT seq, instance_id, bytes, {COLUMNS} FROM journal INDEXED BY journal_pending
         WHERE org_id = ? AND state = {PENDING} ORDER BY seq LIMIT ?
         """,
-        (org_id, limit),
+        (org_id, limit + 1),
     )
     keys: list[int] = []
     memories: list[Memory] = []
-    batch_instance, total = "", 0
+    batch_instance, total, more = "", 0, False
     for seq, instance_id, size, *row in rows:
         total += size
-        if keys and (instance_id != batch_instance or total > max_bytes):
+        if keys and (instance_id != batch_instance or total > max_bytes or len(keys) == limit):
+            more = True
             break
         batch_instance = instance_id
         keys.append(seq)
         memories.append(memory_of(org_id, tuple(row)))
-    return PendingBatch(org_id, batch_instance, tuple(keys), memories) if keys else None
+    return PendingBatch(org_id, batch_instance, tuple(keys), memories, more) if keys else None
 
 
 def _times(

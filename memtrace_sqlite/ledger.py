@@ -15,7 +15,7 @@ from memtrace_core.model import ArcInstance, Memory
 from memtrace_core.ports import Clock, Draft, Duplicate, PendingBatch
 from memtrace_core.timewindow import from_us, to_us
 from memtrace_sqlite.claims import Claim, Claims
-from memtrace_sqlite.rows import COLUMNS, PLACES, MemoryRow, row_of
+from memtrace_sqlite.rows import COLUMNS, PLACES, MemoryRow, Value, row_of
 
 ROW_OVERHEAD_BYTES = 200
 PURGE_ROWS = 5_000
@@ -116,18 +116,39 @@ class Ledger:
 
     def mark_delivered(self, batch: PendingBatch, durable: bool) -> None:
         """Mark a batch as delivered, or remove it if it is durable there; what was moved meanwhile stays."""
+        if durable:
+            self._release(batch, "DELETE FROM journal")
+        else:
+            self._release(
+                batch, f"UPDATE journal SET state = {DELIVERED}, delivered_at = ?", to_us(self._clock.now())
+            )
+
+    def set_aside(self, batch: PendingBatch, answer: str) -> None:
+        """Mark a batch as refused by its instance."""
+        self._release(batch, f"UPDATE journal SET state = {SET_ASIDE}, answer = ?", answer)
+
+    def _release(self, batch: PendingBatch, change: str, *values: Value) -> None:
         self.write_rows()
-        still = f"seq = ? AND org_id = ? AND instance_id = ? AND state = {PENDING}"
-        change = (
-            f"DELETE FROM journal WHERE {still}"
-            if durable
-            else f"UPDATE journal SET state = {DELIVERED} WHERE {still}"
-        )
+        sql = f"{change} WHERE seq = ? AND org_id = ? AND instance_id = ? AND state = {PENDING} RETURNING bytes"
         for key in batch.keys:
-            for (size,) in self._connection.execute(
-                f"{change} RETURNING bytes", (key, batch.org_id, batch.instance_id)
-            ).fetchall():
-                self._pending_bytes -= size
+            changed = self._connection.execute(sql, (*values, key, batch.org_id, batch.instance_id))
+            self._pending_bytes -= sum(size for (size,) in changed)
+
+    def confirm(self, org_id: str, keys: Sequence[int]) -> None:
+        """Remove delivered memories."""
+        self._connection.executemany(
+            f"DELETE FROM journal WHERE seq = ? AND org_id = ? AND state = {DELIVERED}",
+            [(key, org_id) for key in keys],
+        )
+
+    def resend(self, org_id: str, keys: Sequence[int]) -> None:
+        """Let delivered memories wait again."""
+        sql = f"""
+            UPDATE journal SET state = {PENDING}, resent = resent + 1
+            WHERE seq = ? AND org_id = ? AND state = {DELIVERED} RETURNING bytes
+        """
+        for key in keys:
+            self._pending_bytes += sum(size for (size,) in self._connection.execute(sql, (key, org_id)))
 
     def move_pending(self, instance: ArcInstance) -> int:
         """Let all that the journal holds of an org wait for one instance, or store it there if it is embedded."""
@@ -148,7 +169,8 @@ class Ledger:
             self._pending_bytes -= waiting
         else:
             self._connection.execute(
-                f"UPDATE journal SET instance_id = ?, state = {PENDING} WHERE org_id = ?", (instance.id, org_id)
+                f"UPDATE journal SET instance_id = ?, state = {PENDING}, answer = NULL WHERE org_id = ?",
+                (instance.id, org_id),
             )
             self._pending_bytes += everything - waiting
         return self._connection.changes()

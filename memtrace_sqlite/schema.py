@@ -98,7 +98,7 @@ _MEMORY = """
     parent_id TEXT
 """
 
-# journal.state: 0 pending, 1 delivered (not confirmed), 2 set aside.
+# journal.state: 0 pending, 1 delivered (at delivered_at, not confirmed), 2 set aside (with Arc's answer).
 _JOURNAL_1 = f"""
 CREATE TABLE ledger (
     node TEXT NOT NULL,
@@ -113,10 +113,15 @@ CREATE TABLE journal (
     instance_id TEXT NOT NULL,
     state INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
+    delivered_at INTEGER,
+    resent INTEGER NOT NULL DEFAULT 0,
+    answer TEXT,
     {_MEMORY}
 ) STRICT;
 CREATE INDEX journal_time ON journal (org_id, time, memory_id);
 CREATE INDEX journal_pending ON journal (org_id, seq) WHERE state = 0;
+CREATE INDEX journal_delivered ON journal (org_id, seq) WHERE state = 1;
+CREATE INDEX journal_set_aside ON journal (org_id, seq) WHERE state = 2;
 
 CREATE TABLE stores (
     store INTEGER PRIMARY KEY,

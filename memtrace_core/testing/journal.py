@@ -1,0 +1,266 @@
+"""A journal in memory."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+
+from memtrace_core import identifiers
+from memtrace_core.dedup import DedupPolicy
+from memtrace_core.errors import OrgClosing, StorageUnavailable
+from memtrace_core.model import AgentCounts, ArcInstance, Memory
+from memtrace_core.ports import (
+    Clock,
+    DeliveredRun,
+    Draft,
+    Duplicate,
+    JournalView,
+    OrgHoldings,
+    PendingBatch,
+)
+from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, OwnSpan
+from memtrace_core.testing.shelves import Shelf, counted, shelf_of
+from memtrace_core.timewindow import EPOCH, from_us, to_us
+
+
+class _State(enum.Enum):
+    PENDING = enum.auto()
+    DELIVERED = enum.auto()
+    SET_ASIDE = enum.auto()
+
+
+class _Entry(msgspec.Struct):
+    instance_id: str
+    memory: Memory
+    state: _State = _State.PENDING
+    delivered_at: datetime = EPOCH
+    resent: int = 0
+
+
+class InMemoryJournal:
+    """A journal in a dict. `embedded` is the store of memories for embedded instances, `answers` why memories were
+    set aside, by `memory_id`.
+    """
+
+    def __init__(self, clock: Clock, dedup: DedupPolicy | None = None) -> None:
+        self.node = identifiers.new_node_id()
+        self.embedded: dict[Shelf, list[Memory]] = defaultdict(list)
+        self.answers: dict[str, str] = {}
+        self._clock = clock
+        self._dedup = dedup or DedupPolicy()
+        self._entries: dict[int, _Entry] = {}
+        self._claims: dict[tuple[str, str], Memory] = {}
+        self._activity: dict[tuple[str, str], datetime] = {}
+        self._key_uses: dict[str, datetime] = {}
+        self._closed_orgs: set[str] = set()
+        self._last = 0
+        self._closed = False
+
+    async def append(self, instance: ArcInstance, drafts: Sequence[Draft]) -> list[Memory | Duplicate]:
+        """Store all drafts or none."""
+        self._check_open()
+        if instance.org_id in self._closed_orgs:
+            raise OrgClosing(f"{instance.org_id} is being deleted")
+        return [self._append_one(instance, draft) for draft in drafts]
+
+    def _append_one(self, instance: ArcInstance, draft: Draft) -> Memory | Duplicate:
+        org_id = instance.org_id
+        us = max(to_us(self._clock.now()), self._last + 1)
+        claim = (org_id, draft.dedup_key or "")
+        if self._dedup.enabled and draft.dedup_key is not None:
+            first = self._claims.get(claim)
+            if first is not None and from_us(us) - first.time < self._dedup.window:
+                return Duplicate(first.memory_id)
+        self._last = us
+        memory = draft.stamped(org_id, identifiers.memory_id(us, self.node, f"{us % 65536:04x}"), from_us(us))
+        if self._dedup.enabled and draft.dedup_key is not None:
+            self._claims[claim] = memory
+        self._activity[org_id, draft.agent_id] = memory.time
+        if instance.embedded:
+            self.embedded[shelf_of(instance)].append(memory)
+        else:
+            self._entries[us] = _Entry(instance.id, memory)
+        return memory
+
+    async def view(self, query: MemoryQuery) -> JournalView:
+        """Return what matches."""
+        self._check_open()
+        first = msgspec.structs.replace(query, offset=0, limit=query.offset + query.limit)
+        held = [entry.memory for _, entry in self._of(query.org_id)]
+        return JournalView(self._horizon(query.org_id), first.page(held))
+
+    async def count(self, query: AgentCountQuery) -> tuple[Horizon, AgentCounts]:
+        """Count what matches."""
+        self._check_open()
+        held = [entry.memory for _, entry in self._of(query.org_id)]
+        return self._horizon(query.org_id), counted(held, query)
+
+    async def agent_activity(self, org_id: str, agent_ids: Iterable[str]) -> dict[str, datetime]:
+        """Return when agents last stored a memory."""
+        self._check_open()
+        return {one: self._activity[org_id, one] for one in agent_ids if (org_id, one) in self._activity}
+
+    async def pending_orgs(self) -> list[str]:
+        """Return the orgs with undelivered memories."""
+        return self._orgs(_State.PENDING)
+
+    async def unconfirmed_orgs(self) -> list[str]:
+        """Return the orgs with delivered memories."""
+        return self._orgs(_State.DELIVERED)
+
+    async def next_batch(self, org_id: str, limit: int, max_bytes: int) -> PendingBatch | None:
+        """Return the oldest undelivered memories for one instance."""
+        self._check_open()
+        batch: list[tuple[int, _Entry]] = []
+        size, more = 0, False
+        for key, entry in self._of(org_id):
+            if entry.state is not _State.PENDING:
+                continue
+            size += len(entry.memory.content.encode())
+            full = len(batch) == limit or size > max_bytes
+            if batch and (full or entry.instance_id != batch[0][1].instance_id):
+                more = True
+                break
+            batch.append((key, entry))
+        if not batch:
+            return None
+        keys = tuple(key for key, _ in batch)
+        return PendingBatch(org_id, batch[0][1].instance_id, keys, [entry.memory for _, entry in batch], more)
+
+    async def mark_delivered(self, batch: PendingBatch, *, durable: bool) -> None:
+        """Note a delivery."""
+        for key, entry in self._still_pending(batch):
+            entry.state = _State.DELIVERED
+            entry.delivered_at = self._clock.now()
+            if durable:
+                del self._entries[key]
+
+    async def set_aside(self, batch: PendingBatch, answer: str) -> None:
+        """Keep what an instance refuses."""
+        for _, entry in self._still_pending(batch):
+            entry.state = _State.SET_ASIDE
+            self.answers[entry.memory.memory_id] = answer
+
+    async def next_delivered(self, org_id: str, settle: timedelta, limit: int) -> DeliveredRun | datetime | None:
+        """Return the org's oldest memories if they are due, or when they will be."""
+        self._check_open()
+        now = self._clock.now()
+        unconfirmed = itertools.dropwhile(lambda one: one[1].state is _State.SET_ASIDE, self._of(org_id))
+        run: list[tuple[int, _Entry]] = []
+        for key, entry in itertools.islice(unconfirmed, limit):
+            due = entry.delivered_at + settle * (1 << min(entry.resent, 5))
+            if entry.state is not _State.DELIVERED or (run and entry.instance_id != run[0][1].instance_id):
+                break
+            if due > now:
+                if not run:
+                    return due
+                break
+            run.append((key, entry))
+        if not run:
+            return None
+        memories = [entry.memory for _, entry in run]
+        span = OwnSpan(org_id, self.node, memories[0].time, memories[-1].time)
+        ids = tuple(memory.memory_id for memory in memories)
+        return DeliveredRun(run[0][1].instance_id, tuple(key for key, _ in run), ids, span)
+
+    async def confirm(self, org_id: str, keys: Sequence[int]) -> None:
+        """Let delivered memories go."""
+        for key, _ in self._delivered(org_id, keys):
+            del self._entries[key]
+
+    async def resend(self, org_id: str, keys: Sequence[int]) -> None:
+        """Let delivered memories wait again."""
+        for _, entry in self._delivered(org_id, keys):
+            entry.state = _State.PENDING
+            entry.resent += 1
+
+    async def move_pending(self, instance: ArcInstance) -> int:
+        """Let everything of the org go to one instance."""
+        self._check_open()
+        moved = self._of(instance.org_id)
+        for key, entry in moved:
+            if instance.embedded:
+                self.embedded[shelf_of(instance)].append(self._entries.pop(key).memory)
+            else:
+                self._entries[key] = _Entry(instance.id, entry.memory)
+        return len(moved)
+
+    async def record_key_use(self, used: Mapping[str, datetime]) -> None:
+        """Keep the latest use of each key."""
+        self._check_open()
+        for key_id, at in used.items():
+            self._key_uses[key_id] = max(at, self._key_uses.get(key_id, at))
+
+    async def key_uses(self, key_ids: Iterable[str]) -> dict[str, datetime]:
+        """Return when keys were last used."""
+        self._check_open()
+        return {key_id: self._key_uses[key_id] for key_id in key_ids if key_id in self._key_uses}
+
+    async def close_org(self, org_id: str) -> None:
+        """Refuse appends."""
+        self._check_open()
+        self._closed_orgs.add(org_id)
+
+    async def reopen_org(self, org_id: str) -> None:
+        """Take appends again."""
+        self._check_open()
+        self._closed_orgs.discard(org_id)
+
+    async def holdings(self, org_id: str) -> OrgHoldings:
+        """Count."""
+        self._check_open()
+        states = [entry.state for _, entry in self._of(org_id)]
+        return OrgHoldings(
+            pending=states.count(_State.PENDING),
+            delivered=states.count(_State.DELIVERED),
+            set_aside=states.count(_State.SET_ASIDE),
+            embedded=sum(len(memories) for shelf, memories in self.embedded.items() if shelf[0] == org_id),
+        )
+
+    async def purge_org(self, org_id: str) -> None:
+        """Forget everything of the org."""
+        self._check_open()
+        for key, _ in self._of(org_id):
+            del self._entries[key]
+        self._claims = {key: one for key, one in self._claims.items() if key[0] != org_id}
+        self._activity = {key: one for key, one in self._activity.items() if key[0] != org_id}
+        for shelf in [shelf for shelf in self.embedded if shelf[0] == org_id]:
+            del self.embedded[shelf]
+
+    async def close(self) -> None:
+        """Take nothing more."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StorageUnavailable("the journal is closed")
+
+    def _of(self, org_id: str) -> list[tuple[int, _Entry]]:
+        return [(key, entry) for key, entry in sorted(self._entries.items()) if entry.memory.org_id == org_id]
+
+    def _orgs(self, state: _State) -> list[str]:
+        self._check_open()
+        return sorted({entry.memory.org_id for entry in self._entries.values() if entry.state is state})
+
+    def _still_pending(self, batch: PendingBatch) -> list[tuple[int, _Entry]]:
+        self._check_open()
+        return [
+            (key, entry)
+            for key, entry in self._of(batch.org_id)
+            if key in batch.keys and entry.instance_id == batch.instance_id and entry.state is _State.PENDING
+        ]
+
+    def _delivered(self, org_id: str, keys: Sequence[int]) -> list[tuple[int, _Entry]]:
+        self._check_open()
+        return [one for one in self._of(org_id) if one[0] in keys and one[1].state is _State.DELIVERED]
+
+    def _horizon(self, org_id: str) -> Horizon:
+        held = self._of(org_id)
+        unconfirmed = (key for key, entry in held if entry.state is not _State.SET_ASIDE)
+        refused = frozenset(entry.memory.memory_id for _, entry in held if entry.state is _State.SET_ASIDE)
+        return Horizon(self.node, from_us(min(unconfirmed, default=self._last + 1)), refused)
