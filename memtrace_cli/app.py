@@ -33,17 +33,50 @@ app = App(name="memtrace", help=HELP, help_format="plaintext", version=_version)
 app.command(org.app)
 app.command(key.app)
 app.command(keygen.app)
-# By name: a server's libraries take longer to import than an admin command to run.
-app.command("memtrace_cli.serve:serve", name="serve", help="Run the server.")
-app.command("memtrace_cli.demo:demo", name="demo", help="Play a short story of an agent on a throw-away server.")
+
+# A server's libraries take longer to import than an admin command to run: they are imported where they are needed.
+
+
+@app.command
+def serve(
+    *,
+    dev: Annotated[
+        bool,
+        Parameter(negative=(), help="Throw-away server for trying things out: nothing to set up, nothing kept."),
+    ] = False,
+    port: Annotated[int | None, Parameter(help="Port of a --dev server (0: any free one).")] = None,
+) -> int:
+    """Run the server.
+
+    Example: MEMTRACE_MASTER_KEY=$(memtrace keygen master) memtrace serve
+
+    Example: memtrace serve --dev
+    """
+    from memtrace_cli.serve import serve as run_server
+    from memtrace_cli.serve import serve_dev
+
+    if dev:
+        return serve_dev(port)
+    if port is not None:
+        raise output.Misused("--port goes with --dev; else set server.port (MEMTRACE_SERVER_PORT)")
+    return run_server()
+
+
+@app.command
+def demo() -> int:
+    """Play a short story of an agent on a throw-away server, and show what its memory gives back.
+
+    Example: memtrace demo
+    """
+    from memtrace_cli.demo import demo as play
+
+    return play()
 
 
 @app.default
-def bare() -> None:
+def bare() -> int:
     """Serve."""
-    from memtrace_cli.serve import serve  # as above
-
-    serve()
+    return serve()
 
 
 @app.meta.default

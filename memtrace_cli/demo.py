@@ -20,10 +20,7 @@ AGENT = "web_crawler"
 
 
 def demo() -> int:
-    """Play a short story of an agent on a throw-away server, and show what its memory gives back.
-
-    Example: memtrace demo
-    """
+    """Play the story, and return the exit code."""
     configure_logs("error", "console")
     return uvloop.run(_demo())
 

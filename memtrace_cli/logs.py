@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -79,7 +80,7 @@ def _console(record: Record) -> str:
 
 def _json(record: Record) -> str:
     event: dict[str, object] = {
-        "time": record["time"],
+        "time": f"{record['time'].astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
         "level": _NAMES[record["level"].name],
         "message": record["message"],
         **record["extra"],

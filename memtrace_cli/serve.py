@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
 
 import uvloop
-from cyclopts import Parameter
 from loguru import logger
 
 from memtrace_cli import output
@@ -24,29 +22,18 @@ from memtrace_sqlite import MasterKey, Mode
 DEV_PORT = 9100
 
 
-def serve(
-    *,
-    dev: Annotated[
-        bool,
-        Parameter(negative=(), help="Throw-away server for trying things out: nothing to set up, nothing kept."),
-    ] = False,
-    port: Annotated[int | None, Parameter(help="Port of a --dev server (0: any free one).")] = None,
-) -> int:
-    """Run the server.
-
-    Example: MEMTRACE_MASTER_KEY=$(memtrace keygen master) memtrace serve
-
-    Example: memtrace serve --dev
-    """
-    if dev:
-        return uvloop.run(_serve_dev(DEV_PORT if port is None else port))
-    if port is not None:
-        raise output.Misused("--port goes with --dev; else set server.port (MEMTRACE_SERVER_PORT)")
+def serve() -> int:
+    """Run the server of the settings until it is told to stop, and return the exit code."""
     loaded = load()
     configure_logs(loaded.settings.log.level, loaded.settings.log.format)
     for warning in loaded.warnings:
         logger.warning(output.one_line(warning))
     return uvloop.run(_serve(loaded.settings, master_key(os.environ)))
+
+
+def serve_dev(port: int | None) -> int:
+    """Run a throw-away server until it is told to stop, and return the exit code."""
+    return uvloop.run(_serve_dev(DEV_PORT if port is None else port))
 
 
 async def _serve(settings: Settings, key: MasterKey) -> int:

@@ -25,6 +25,7 @@ SHORTEST_SAFE_SETTLE = 60
 OTHER_VARIABLES = ("MASTER_KEY", "MASTER_KEY_FILE", "CONFIG", "URL", "API_KEY")
 
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+_NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?", re.ASCII)
 _WHOLE = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 
 Port = Annotated[int, Meta(ge=0, le=65_535, description="a whole number from 0 to 65,535")]
@@ -217,7 +218,8 @@ def _from_environment(environ: Mapping[str, str], warnings: list[str]) -> Iterat
         if name in variables:
             yield variables[name], _Origin(name, value)
         elif name.startswith(PREFIX) and name not in others:
-            warnings.append(f"unknown variable {name}{_nearest(name, [*variables, *others])}")
+            known = [one.removeprefix(PREFIX) for one in (*variables, *others)]
+            warnings.append(f"unknown variable {name}{_nearest(name.removeprefix(PREFIX), known, PREFIX)}")
 
 
 def _converted(origin: _Origin, kind: Any, *, secret: bool) -> object:
@@ -238,10 +240,7 @@ def _parsed(text: str, plain: Any) -> object:
     if plain is int:
         return int(text) if _WHOLE.fullmatch(text) else text
     if plain is float:
-        try:
-            return float(text)
-        except ValueError:
-            return text
+        return float(text) if _NUMBER.fullmatch(text) else text
     return text
 
 
@@ -270,11 +269,11 @@ def _shown(value: object) -> str:
     return str(value)[:80]
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _nearest(name: str, known: list[str], prefix: str = "") -> str:
     from difflib import get_close_matches  # only for a mistake: its import would cost every command
 
     near = get_close_matches(name, known, n=1, cutoff=0.6)
-    return f" (did you mean {near[0]}?)" if near else ""
+    return f" (did you mean {prefix}{near[0]}?)" if near else ""
 
 
 def _sections() -> list[tuple[str, Any]]:

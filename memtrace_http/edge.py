@@ -21,6 +21,8 @@ RequestLog = Callable[[str, str, int, float, str | None, str], None]
 # Stands for a slash that was written `%2F`, while the path is split at its slashes. No decoded path holds it.
 _INNER_SLASH = "\udc2f"
 _ENCODED_SLASH = re.compile(b"%2f", re.IGNORECASE)
+# Behind this every slash is part of the reference: a dedup key may be a URL.
+_REFERENCE_PATH = b"/api/v1/memories/"
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _STATUS_CLIENT_LEFT = 499
 
@@ -49,9 +51,8 @@ class Edge:
         request_id = _request_id(scope)
         cast(dict[str, object], scope)[REQUEST_ID] = request_id
         raw_path = scope.get("raw_path")
-        if raw_path and _ENCODED_SLASH.search(raw_path):
-            pieces = _ENCODED_SLASH.split(raw_path)
-            scope["path"] = _INNER_SLASH.join(unquote(piece.decode("latin-1")) for piece in pieces)
+        if raw_path and (_ENCODED_SLASH.search(raw_path) or _REFERENCE_PATH in raw_path):
+            scope["path"] = _path(raw_path)
 
         async def marked(message: Message) -> None:
             nonlocal status
@@ -72,6 +73,13 @@ class Edge:
 def path_text(text: str) -> str:
     """Return a path parameter with its encoded slashes as slashes."""
     return text.replace(_INNER_SLASH, "/")
+
+
+def _path(raw_path: bytes) -> str:
+    before, separator, reference = raw_path.partition(_REFERENCE_PATH)
+    pieces = _ENCODED_SLASH.split(before + separator)
+    path = _INNER_SLASH.join(unquote(piece.decode("latin-1")) for piece in pieces)
+    return path + unquote(reference.decode("latin-1")).replace("/", _INNER_SLASH)
 
 
 def _request_id(scope: HTTPScope) -> str:

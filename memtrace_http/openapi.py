@@ -20,7 +20,7 @@ from memtrace_http.problems import Problem
 Json = dict[str, Any]
 
 _REFERENCE = "#/components/schemas/{name}"
-_PARAMETER = re.compile(r"{(\w+):(\w+)}")
+_PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
 _PHRASES = {
     200: "Done",
     201: "Stored",
@@ -101,7 +101,7 @@ def _operation(path: str, endpoint: Endpoint, components: Json) -> Json:
 def _parameters(path: str, endpoint: Endpoint, components: Json) -> list[Json]:
     parameters: list[Json] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name, _ in _PARAMETER.findall(path)
+        for name in _PARAMETER.findall(path)
     ]
     if endpoint.query is not None:
         for name, schema in components[endpoint.query.__name__]["properties"].items():
@@ -125,7 +125,7 @@ def _response(status: int, structs: Sequence[type]) -> Json:
 
 def _any_json(kind: type) -> Json:
     if kind is object:
-        return {}
+        return {"description": "any JSON value"}
     raise NotImplementedError(f"no JSON schema for {kind}")  # msgspec's way to say so
 
 

@@ -155,7 +155,7 @@ class Ledger:
         self.write_rows()
         org_id = instance.org_id
         ((waiting, everything),) = self._connection.execute(
-            f"SELECT coalesce(sum(bytes) FILTER (state = {PENDING}), 0), coalesce(sum(bytes), 0) "
+            f"SELECT coalesce(sum(bytes) FILTER (WHERE state = {PENDING}), 0), coalesce(sum(bytes), 0) "
             "FROM journal WHERE org_id = ?",
             (org_id,),
         )

@@ -139,7 +139,7 @@ CREATE TABLE embedded (
 CREATE UNIQUE INDEX embedded_time ON embedded (store, time, memory_id);
 CREATE INDEX embedded_agent ON embedded (store, agent_id, time, memory_id);
 CREATE INDEX embedded_session ON embedded (store, session_id, time, memory_id) WHERE session_id IS NOT NULL;
-CREATE INDEX embedded_dedup ON embedded (store, dedup_key, time) WHERE dedup_key IS NOT NULL;
+CREATE INDEX embedded_dedup ON embedded (store, dedup_key, time, memory_id) WHERE dedup_key IS NOT NULL;
 
 CREATE TABLE claim_tables (
     start INTEGER PRIMARY KEY

@@ -101,7 +101,7 @@ async def list_memories(request: HttpRequest) -> MemoryPage:
 
 
 @get(
-    "/api/v1/memories/{reference:path}",
+    "/api/v1/memories/{reference:str}",
     opt=declare(
         Endpoint(
             summary="Get a memory by its memory_id, or the newest with a dedup_key",
@@ -113,7 +113,7 @@ async def list_memories(request: HttpRequest) -> MemoryPage:
 )
 async def get_memory(request: HttpRequest) -> Memory:
     """Return one memory."""
-    reference = path_text(str(request.path_params["reference"]).removeprefix("/"))
+    reference = path_text(str(request.path_params["reference"]))
     return await services_of(request).memories.get(request.user.org_id, reference)
 
 

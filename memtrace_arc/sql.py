@@ -1,0 +1,220 @@
+"""Queries as SQL for Arc. The only place in which it is made.
+
+Arc rewrites SQL by regular expressions before DuckDB sees it, and correctly quoted text can break out of its quotes
+there. So text never stands in a statement: `text_value` writes it as hex digits. Quoted times are for Arc's pruner
+alone, which skips hour folders by them and is wrong about rows near a bound; they are widened, and exact bounds in a
+form that the pruner does not know stand beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from memtrace_core.errors import InvalidInput
+from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, OwnSpan
+from memtrace_core.timewindow import to_us
+
+MAX_SQL_BYTES = 10_000
+WIDENED = timedelta(hours=2)
+EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
+LATEST = datetime(9999, 1, 1, tzinfo=UTC)
+
+COLUMNS = (
+    "time",
+    "org_id",
+    "agent_id",
+    "session_id",
+    "memory_type",
+    "event_type",
+    "content",
+    "metadata_json",
+    "tags_csv",
+    "dedup_key",
+    "importance",
+    "parent_id",
+    "memory_id",
+)
+_SELECTED = (
+    "agent_id",
+    "session_id",
+    "memory_type",
+    "event_type",
+    "content",
+    "metadata_json",
+    "tags_csv",
+    "dedup_key",
+    "importance",
+    "parent_id",
+)
+
+
+class Window(msgspec.Struct, frozen=True):
+    """A stretch of time, `since` included and `until` not; None is open."""
+
+    since: datetime | None
+    until: datetime | None
+
+
+class Dialect:
+    """Renders statements for a measurement that has certain columns; a column it lacks counts as absent text."""
+
+    def __init__(self, measurement: str, columns: Collection[str] = COLUMNS) -> None:
+        self._measurement = measurement
+        self._columns = frozenset(columns)
+
+    @property
+    def names_ids(self) -> bool:
+        """Whether rows may carry a `memory_id` of their own."""
+        return "memory_id" in self._columns
+
+    def page(self, query: MemoryQuery, window: Window) -> str:
+        """Return the statement for one page, one row per identity, of the memories within a window."""
+        identity = self._identity()
+        conditions = [*self._bounds(window), *self._filters(query), *self._beyond(query.horizon)]
+        direction = query.order.upper()
+        return _checked(
+            f"SELECT epoch_us(time) AS us, {identity} AS id, {', '.join(map(self._selected, _SELECTED))} "
+            f"FROM {self._measurement} WHERE {' AND '.join(conditions)} "
+            f"QUALIFY row_number() OVER (PARTITION BY {identity} ORDER BY time) = 1 "
+            f"ORDER BY us {direction}, id {direction} LIMIT {query.limit:d} OFFSET {query.offset:d}"
+        )
+
+    def count(self, query: AgentCountQuery) -> str:
+        """Return the statement that counts one agent's memories by type."""
+        identity = self._identity()
+        recent = f"epoch_us(time) >= {to_us(query.recent_since):d}"
+        conditions = [
+            f"{self._column('org_id')} = {text_value(query.org_id)}",
+            f"{self._column('agent_id')} = {text_value(query.agent_id)}",
+            *self._beyond(query.horizon),
+        ]
+        return _checked(
+            f"SELECT {self._column('memory_type')} AS kind, count(DISTINCT {identity}), "
+            f"count(DISTINCT {identity}) FILTER ({recent}), "
+            f"count(DISTINCT {identity}) FILTER ({recent} AND {self._column('event_type')} = {text_value('error')}) "
+            f"FROM {self._measurement} WHERE {' AND '.join(conditions)} GROUP BY kind"
+        )
+
+    def own_count(self, span: OwnSpan) -> str:
+        """Return the statement that counts the distinct memories of a span."""
+        return _checked(
+            f"SELECT count(DISTINCT memory_id) FROM {self._measurement} WHERE {' AND '.join(self._span(span))}"
+        )
+
+    def own_ids(self, span: OwnSpan) -> str:
+        """Return the statement for the ids of the memories of a span."""
+        return _checked(
+            f"SELECT DISTINCT memory_id FROM {self._measurement} WHERE {' AND '.join(self._span(span))}"
+        )
+
+    def columns(self) -> str:
+        """Return the statement that names the columns there are."""
+        return f"SELECT * FROM {self._measurement} LIMIT 0"
+
+    def _span(self, span: OwnSpan) -> list[str]:
+        window = Window(span.first, span.last + timedelta(microseconds=1))
+        return [
+            *self._bounds(window),
+            f"org_id = {text_value(span.org_id)}",
+            f"substr(memory_id, 19, 6) = {text_value(span.node)}",
+        ]
+
+    def _column(self, name: str) -> str:
+        return name if name in self._columns else "''"
+
+    def _selected(self, name: str) -> str:
+        if name == "importance":
+            return "CAST(importance AS DOUBLE)" if name in self._columns else "CAST(0 AS DOUBLE)"
+        return self._column(name)
+
+    def _identity(self) -> str:
+        """Return the expression of a memory's id, also for rows of writers that give none."""
+        parts = ", ".join(
+            self._column(name)
+            for name in ("agent_id", "session_id", "memory_type", "event_type", "content", "dedup_key")
+        )
+        derived = (
+            f"('mem_' || printf('%014x', epoch_us(time)) || substr(sha256(concat_ws(chr(31), {parts})), 1, 10))"
+        )
+        return f"coalesce(nullif(memory_id, ''), {derived})" if self.names_ids else derived
+
+    @staticmethod
+    def _bounds(window: Window) -> list[str]:
+        bounds: list[str] = []
+        if window.since is not None and window.until is not None:
+            # Only as a pair: one alone makes the pruner guess the other.
+            bounds.append(
+                f"time >= '{_quoted(window.since, -WIDENED)}' AND time < '{_quoted(window.until, WIDENED)}'"
+            )
+        if window.since is not None:
+            bounds.append(f"epoch_us(time) >= {to_us(window.since):d}")
+        if window.until is not None:
+            bounds.append(f"epoch_us(time) < {to_us(window.until):d}")
+        return bounds
+
+    def _filters(self, query: MemoryQuery) -> list[str]:
+        found = [f"{self._column('org_id')} = {text_value(query.org_id)}"]
+        for column, values in (
+            ("agent_id", query.agent_ids),
+            ("session_id", query.session_ids),
+            ("memory_type", query.memory_types),
+            ("event_type", query.event_types),
+        ):
+            if values:
+                found.append(f"{self._column(column)} IN ({', '.join(map(text_value, values))})")
+        found += [
+            f"list_contains(string_split({self._column('tags_csv')}, ','), {text_value(tag)})" for tag in query.tags
+        ]
+        if query.content_contains is not None:
+            found.append(f"contains(lower({self._column('content')}), lower({text_value(query.content_contains)}))")
+        importance = self._selected("importance")
+        if query.min_importance is not None:
+            found.append(f"{importance} >= CAST({query.min_importance!r} AS DOUBLE)")
+        if query.max_importance is not None:
+            found.append(f"{importance} <= CAST({query.max_importance!r} AS DOUBLE)")
+        if query.memory_id is not None:
+            found.append(f"{self._identity()} = {text_value(query.memory_id)}")
+        if query.dedup_key is not None:
+            found.append(f"{self._column('dedup_key')} = {text_value(query.dedup_key)}")
+        if query.after is not None:
+            comparison = "<" if query.order == "desc" else ">"
+            us = to_us(query.after.time)
+            found.append(
+                f"(epoch_us(time) {comparison} {us:d} OR (epoch_us(time) = {us:d} "
+                f"AND {self._identity()} {comparison} {text_value(query.after.id)}))"
+            )
+        return found
+
+    def _beyond(self, horizon: Horizon | None) -> list[str]:
+        if horizon is None or not self.names_ids:
+            return []
+        others = (
+            f"memory_id IS NULL OR memory_id = '' OR substr(memory_id, 19, 6) <> {text_value(horizon.node)} "
+            f"OR epoch_us(time) < {to_us(horizon.before):d}"
+        )
+        found = [f"({others})"]
+        if horizon.set_aside:
+            ids = ", ".join(map(text_value, sorted(horizon.set_aside)))
+            found.append(f"coalesce(memory_id, '') NOT IN ({ids})")
+        return found
+
+
+def text_value(text: str) -> str:
+    """Return any text, NUL included, as an expression in which nothing of it can be read by Arc's rewriter."""
+    return f"decode(unhex('{text.encode().hex().upper()}'))"
+
+
+def _quoted(moment: datetime, widened: timedelta) -> str:
+    """Return a widened time as the pruner reads it, within the years in which there can be memories."""
+    return f"{min(max(moment, EARLIEST), LATEST) + widened:%Y-%m-%d %H:%M:%S}"
+
+
+def _checked(sql: str) -> str:
+    if len(sql.encode()) > MAX_SQL_BYTES:
+        raise InvalidInput(
+            "the filters are too long together for Arc's 10,000 bytes of SQL; use fewer or shorter ones"
+        )
+    return sql
