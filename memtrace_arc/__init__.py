@@ -1,5 +1,5 @@
-"""Arc over HTTP. The wire is not spoken yet: memories for such an instance are accepted and wait in the journal."""
+"""Arc over HTTP behind Memtrace's gateway port."""
 
-from memtrace_arc.gateway import UnsupportedArcGateway
+from memtrace_arc.gateway import ArcGateway
 
-__all__ = ["UnsupportedArcGateway"]
+__all__ = ["ArcGateway"]

@@ -2,43 +2,170 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
-from memtrace_core.errors import ArcUnreachable
+import msgspec
+
+from memtrace_arc.client import ArcClient, Endpoint, MissingColumn
+from memtrace_arc.sql import COLUMNS, Dialect, Window
+from memtrace_arc.windows import windows_of
+from memtrace_arc.wire import CountRow, Row, encode_batch
+from memtrace_core.errors import ArcUnreachable, VaultError
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
+from memtrace_core.ports import Clock, KeyVault
 from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
+from memtrace_core.tenants import arc_key_context
+
+DEFAULT_CONNECT_TIMEOUT = 5.0
+DEFAULT_QUERY_TIMEOUT = 30.0
+MOST_ATTEMPTS = 4
+
+Selected = TypeVar("Selected")
 
 
-class UnsupportedArcGateway:
-    """Says of every instance that it cannot be reached, so that nothing is lost or pretended."""
+class _Page(msgspec.Struct):
+    columns: list[str] | None = None
+    data: list[Row] | None = None
+
+
+class _Counts(msgspec.Struct):
+    columns: list[str] | None = None
+    data: list[CountRow] | None = None
+
+
+class _Number(msgspec.Struct):
+    columns: list[str] | None = None
+    data: list[tuple[int]] | None = None
+
+
+class _Ids(msgspec.Struct):
+    columns: list[str] | None = None
+    data: list[tuple[str]] | None = None
+
+
+class _Columns(msgspec.Struct):
+    columns: list[str] | None = None
+
+
+_page = msgspec.json.Decoder(_Page)
+_counts = msgspec.json.Decoder(_Counts)
+_number = msgspec.json.Decoder(_Number)
+_ids = msgspec.json.Decoder(_Ids)
+_columns = msgspec.json.Decoder(_Columns)
+
+
+class ArcGateway:
+    """Keeps each org's memories in its Arc.
+
+    Args:
+        vault: opens the instances' API keys, for each request anew.
+        clock: anchors the windows in which the newest memories are looked for.
+        connect_timeout: in seconds.
+        query_timeout: in seconds, for an answer to a write, too.
+    """
+
+    def __init__(
+        self,
+        vault: KeyVault,
+        clock: Clock,
+        *,
+        connect_timeout: float = DEFAULT_CONNECT_TIMEOUT,
+        query_timeout: float = DEFAULT_QUERY_TIMEOUT,
+    ) -> None:
+        self._vault = vault
+        self._clock = clock
+        self._client = ArcClient(connect_timeout, query_timeout)
 
     async def write(self, instance: ArcInstance, memories: Sequence[Memory]) -> bool:
-        """Refuse."""
-        raise _unsupported(instance)
+        """Hand memories over. Arc has them in its memory then, so they are never durable on return."""
+        await self._client.write(self._endpoint(instance), encode_batch(instance.measurement, memories))
+        return False
 
     async def query(self, instance: ArcInstance, query: MemoryQuery) -> list[Memory]:
-        """Refuse."""
-        raise _unsupported(instance)
+        """Return the memories that match, looking no further back than need be."""
+        rows: list[Row] = []
+        for window in windows_of(query, self._clock.now()):
+            found = await self._ask(instance, partial(_page_sql, query=query, window=window), _page)
+            rows = (found and found.data) or []
+            if len(rows) >= query.limit:
+                break
+        return [row.memory(query.org_id) for row in rows]
 
     async def count(self, instance: ArcInstance, query: AgentCountQuery) -> AgentCounts:
-        """Refuse."""
-        raise _unsupported(instance)
+        """Count one agent's memories."""
+        found = await self._ask(instance, lambda dialect: dialect.count(query), _counts)
+        return sum((row.counts() for row in (found and found.data) or []), AgentCounts())
 
     async def own_count(self, instance: ArcInstance, span: OwnSpan) -> int:
-        """Refuse."""
-        raise _unsupported(instance)
+        """Count the distinct memories of a span."""
+        found = await self._ask(instance, lambda dialect: dialect.own_count(span), _number, needs_ids=True)
+        return found.data[0][0] if found and found.data else 0
 
     async def own_ids(self, instance: ArcInstance, span: OwnSpan) -> set[str]:
-        """Refuse."""
-        raise _unsupported(instance)
+        """Return the ids of the memories of a span."""
+        found = await self._ask(instance, lambda dialect: dialect.own_ids(span), _ids, needs_ids=True)
+        return {memory_id for (memory_id,) in (found and found.data) or []}
 
     async def ping(self, instance: ArcInstance) -> None:
-        """Refuse."""
-        raise _unsupported(instance)
+        """Ask for nothing, with the instance's key."""
+        await self._client.query(self._endpoint(instance), "SELECT 1", _number)
 
     async def close(self) -> None:
-        """Do nothing: there is nothing to release."""
+        """Close all connections."""
+        await self._client.close()
+
+    async def _ask(
+        self,
+        instance: ArcInstance,
+        render: Callable[[Dialect], str],
+        decoder: msgspec.json.Decoder[Selected],
+        *,
+        needs_ids: bool = False,
+    ) -> Selected | None:
+        """Run a statement on a measurement that may lack columns, or not be there at all (then return None).
+
+        A file of another writer has no `memory_id`, and a column that is in no file is an error. Rows must not be
+        taken for another writer's when a file of ours has just come: so after a statement without `memory_id` it
+        is made sure that there still is no such column.
+        """
+        endpoint = self._endpoint(instance)
+        dialect = Dialect(instance.measurement)
+        for _ in range(MOST_ATTEMPTS):
+            try:
+                answer = await self._client.query(endpoint, render(dialect), decoder)
+            except MissingColumn:
+                present = await self._present(endpoint, dialect)
+                if present is None or (needs_ids and "memory_id" not in present):
+                    return None
+                dialect = Dialect(instance.measurement, present)
+                continue
+            if dialect.names_ids:
+                return answer
+            present = await self._present(endpoint, dialect)
+            if present is None or "memory_id" not in present:
+                return answer
+            dialect = Dialect(instance.measurement, present)
+        raise ArcUnreachable("arc's columns change too fast to be read")
+
+    async def _present(self, endpoint: Endpoint, dialect: Dialect) -> set[str] | None:
+        """Return the columns that there are, None without a measurement."""
+        try:
+            found = await self._client.query(endpoint, dialect.columns(), _columns)
+        except MissingColumn:
+            return None
+        return set(found.columns) & set(COLUMNS) if found.columns else None
+
+    def _endpoint(self, instance: ArcInstance) -> Endpoint:
+        if instance.sealed_api_key is None:
+            raise ArcUnreachable("the Arc instance has no API key")
+        try:
+            api_key = self._vault.open(instance.sealed_api_key, arc_key_context(instance))
+        except VaultError as error:
+            raise ArcUnreachable(f"the API key of this Arc instance does not open: {error}") from None
+        return Endpoint(instance.url, instance.database, api_key)
 
 
-def _unsupported(instance: ArcInstance) -> ArcUnreachable:
-    return ArcUnreachable(f"this version of Memtrace cannot reach {instance.url} yet")
+def _page_sql(dialect: Dialect, query: MemoryQuery, window: Window) -> str:
+    return dialect.page(query, window)

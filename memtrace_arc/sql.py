@@ -2,8 +2,8 @@
 
 Arc rewrites SQL by regular expressions before DuckDB sees it, and correctly quoted text can break out of its quotes
 there. So text never stands in a statement: `text_value` writes it as hex digits. Quoted times are for Arc's pruner
-alone, which skips hour folders by them and is wrong about rows near a bound; they are widened, and exact bounds in a
-form that the pruner does not know stand beside them.
+alone. It skips hour folders by them and is wrong about rows near a bound; so they are widened, and exact bounds in
+a form that the pruner does not know stand beside them.
 """
 
 from __future__ import annotations
@@ -214,7 +214,5 @@ def _quoted(moment: datetime, widened: timedelta) -> str:
 
 def _checked(sql: str) -> str:
     if len(sql.encode()) > MAX_SQL_BYTES:
-        raise InvalidInput(
-            "the filters are too long together for Arc's 10,000 bytes of SQL; use fewer or shorter ones"
-        )
+        raise InvalidInput("the filters are too long together for 10,000 bytes of SQL, Arc's limit; use fewer")
     return sql

@@ -5,12 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from memtrace_arc import UnsupportedArcGateway
 from memtrace_cli.settings import Settings, SettingsError
 from memtrace_core import ConfirmationPolicy, DedupPolicy, DeliveryPolicy, Services, build_services
 from memtrace_core.clock import SystemClock
 from memtrace_core.errors import SealBroken, WrongMasterKey
-from memtrace_core.ports import Clock
+from memtrace_core.ports import ArcGateway, Clock
 from memtrace_core.routing import GatewayByURL
 from memtrace_sqlite import EnvelopeVault, MasterKey, Mode, SqliteEmbeddedGateway, SqliteJournal, SqliteMetadataRepo
 
@@ -36,7 +35,9 @@ def compose(settings: Settings, master_key: MasterKey, mode: Mode, clock: Clock 
     return build_services(
         repo=repo,
         journal=journal,
-        gateway=GatewayByURL(embedded=SqliteEmbeddedGateway(journal), http=UnsupportedArcGateway()),
+        gateway=GatewayByURL(
+            embedded=SqliteEmbeddedGateway(journal), http=lambda: _arc_gateway(settings, vault, clock)
+        ),
         vault=vault,
         clock=clock,
         dedup=dedup,
@@ -47,6 +48,13 @@ def compose(settings: Settings, master_key: MasterKey, mode: Mode, clock: Clock 
         confirmation=ConfirmationPolicy(settle=timedelta(seconds=settings.journal.settle_seconds)),
         authenticate=settings.auth.enabled,
     )
+
+
+def _arc_gateway(settings: Settings, vault: EnvelopeVault, clock: Clock) -> ArcGateway:
+    from memtrace_arc import ArcGateway as Gateway  # its HTTP client would double the time of an admin command
+
+    arc = settings.arc
+    return Gateway(vault, clock, connect_timeout=arc.connect_timeout, query_timeout=arc.query_timeout)
 
 
 def _metadata(path: Path, vault: EnvelopeVault, mode: Mode) -> SqliteMetadataRepo:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.ports import ArcGateway
@@ -10,11 +10,15 @@ from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
 
 
 class GatewayByURL:
-    """One gateway for embedded instances, another for those behind `http://` or `https://`."""
+    """One gateway for embedded instances, another for those behind `http://` or `https://`.
 
-    def __init__(self, *, embedded: ArcGateway, http: ArcGateway) -> None:
+    The latter is made when it is first needed: the libraries behind it may be costly to import.
+    """
+
+    def __init__(self, *, embedded: ArcGateway, http: Callable[[], ArcGateway]) -> None:
         self._embedded = embedded
-        self._http = http
+        self._make_http = http
+        self._http: ArcGateway | None = None
 
     async def write(self, instance: ArcInstance, memories: Sequence[Memory]) -> bool:
         """Hand memories to the instance's gateway."""
@@ -45,7 +49,12 @@ class GatewayByURL:
         try:
             await self._embedded.close()
         finally:
-            await self._http.close()
+            if self._http is not None:
+                await self._http.close()
 
     def _for(self, instance: ArcInstance) -> ArcGateway:
-        return self._embedded if instance.embedded else self._http
+        if instance.embedded:
+            return self._embedded
+        if self._http is None:
+            self._http = self._make_http()
+        return self._http

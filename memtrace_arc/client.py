@@ -1,0 +1,150 @@
+"""HTTP to Arc servers: one session for all of them, with a limit of connections to each."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+
+from memtrace_arc.wire import Failure
+from memtrace_core.errors import ArcFailed, ArcRejected, ArcTimeout, ArcUnreachable, MemtraceError
+
+CONNECTIONS_PER_HOST = 32
+KEEP_ALIVE_SECONDS = 30
+MOST_ERROR_CHARACTERS = 300
+
+Answer = TypeVar("Answer")
+
+# Said of data that can never be stored. 26.02.1 says only "Failed to write records", which may pass.
+_BLAMES_DATA = "failed to convert columns"
+_MISSING_COLUMN = re.compile(r"Binder Error|Query execution failed")
+_PASSING_FAULT = "Cannot open file"
+
+_failure = msgspec.json.Decoder(Failure)
+
+
+class MissingColumn(MemtraceError):
+    """A statement names a column (or, on the oldest Arc, perhaps a table) that there is not."""
+
+    code = "arc_missing_column"
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where and as whom to talk to an Arc."""
+
+    url: str
+    database: str
+    api_key: str
+
+    def headers(self, content_type: str) -> dict[str, str]:
+        """Return the headers of a request with a body."""
+        return {
+            "Authorization": f"Bearer {self.api_key}",
+            "x-arc-database": self.database,
+            "Content-Type": content_type,
+        }
+
+
+class ArcClient:
+    """Sends writes and queries. Times out a connection after `connect_timeout`, an answer after `query_timeout`,
+    both in seconds. Redirects are never followed: they would carry the API key along.
+    """
+
+    def __init__(self, connect_timeout: float, query_timeout: float) -> None:
+        self._timeout = aiohttp.ClientTimeout(total=query_timeout, sock_connect=connect_timeout)
+        self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+
+    async def write(self, endpoint: Endpoint, body: bytes) -> None:
+        """Write a batch.
+
+        Raises:
+            ArcUnreachable: no answer, or the key does not let us in; the batch may have arrived all the same.
+            ArcFailed: Arc failed, and does not blame the data.
+            ArcRejected: Arc will never take this batch.
+        """
+        status, answer = await self._post(endpoint, "/api/v1/write/msgpack", body, "application/msgpack")
+        if status == 204:
+            return
+        said = _said(status, answer)
+        if status in (400, 413) or (status == 500 and _BLAMES_DATA in said):
+            raise ArcRejected(said)
+        if status == 500:
+            raise ArcFailed(said)
+        raise _refused(status, said)
+
+    async def query(self, endpoint: Endpoint, sql: str, decoder: msgspec.json.Decoder[Answer]) -> Answer:
+        """Run a statement, and return its answer.
+
+        Raises:
+            ArcUnreachable: no answer, an answer that makes no sense, or the key does not let us in.
+            ArcTimeout: Arc took too long.
+            MissingColumn: the statement may name a column that there is not.
+        """
+        body = msgspec.json.encode({"sql": sql})
+        try:
+            status, answer = await self._post(endpoint, "/api/v1/query", body, "application/json")
+            if status == 500 and _PASSING_FAULT.encode() in answer:
+                # Arc was compacting: the file that it wanted has just been replaced.
+                status, answer = await self._post(endpoint, "/api/v1/query", body, "application/json")
+        except _TimedOut as error:
+            raise ArcTimeout(str(error)) from None
+        if status == 200:
+            try:
+                return decoder.decode(answer)
+            except msgspec.MsgspecError as error:
+                raise ArcUnreachable(f"arc gave an answer that is not Arc's: {error}") from None
+        said = _said(status, answer)
+        if status == 504:
+            raise ArcTimeout(said)
+        if status == 500 and _MISSING_COLUMN.search(said):
+            raise MissingColumn(said)
+        raise _refused(status, said)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        self._closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    async def _post(self, endpoint: Endpoint, path: str, body: bytes, content_type: str) -> tuple[int, bytes]:
+        if self._closed:
+            raise ArcUnreachable("the client is closed")
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                limit=0, limit_per_host=CONNECTIONS_PER_HOST, keepalive_timeout=KEEP_ALIVE_SECONDS
+            )
+            self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
+        try:
+            async with self._session.post(
+                endpoint.url + path, data=body, headers=endpoint.headers(content_type), allow_redirects=False
+            ) as response:
+                return response.status, await response.read()
+        except aiohttp.ConnectionTimeoutError:
+            raise ArcUnreachable("arc cannot be connected to in time") from None
+        except TimeoutError:
+            raise _TimedOut("arc did not answer in time") from None
+        except aiohttp.ClientError as error:
+            raise ArcUnreachable(f"arc cannot be reached: {type(error).__name__}") from None
+        except (OSError, ValueError) as error:
+            raise ArcUnreachable(f"arc cannot be reached: {type(error).__name__}") from None
+
+
+class _TimedOut(ArcUnreachable):
+    """No answer in time: for a read Arc's timeout, for a write one more reason to try again."""
+
+
+def _refused(status: int, said: str) -> ArcUnreachable:
+    if status in (401, 403):
+        return ArcUnreachable(f"arc refuses the API key: {said}", code="arc_refuses_key")
+    return ArcUnreachable(said)
+
+
+def _said(status: int, answer: bytes) -> str:
+    try:
+        text = _failure.decode(answer).error or ""
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        text = ""
+    return f"arc answered {status}" + (f": {text[:MOST_ERROR_CHARACTERS]}" if text else "")
