@@ -8,8 +8,8 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
-from memtrace_arc.wire import Failure
-from memtrace_core.errors import ArcFailed, ArcRejected, ArcTimeout, ArcUnreachable, MemtraceError
+from memtrace_arc.wire import Failure, ServerHealth
+from memtrace_core.errors import REFUSES_KEY, ArcFailed, ArcRejected, ArcTimeout, ArcUnreachable, MemtraceError
 
 CONNECTIONS_PER_HOST = 32
 KEEP_ALIVE_SECONDS = 30
@@ -23,6 +23,7 @@ _MISSING_COLUMN = re.compile(r"Binder Error|Query execution failed")
 _PASSING_FAULT = "Cannot open file"
 
 _failure = msgspec.json.Decoder(Failure)
+_health = msgspec.json.Decoder(ServerHealth)
 
 
 class MissingColumn(MemtraceError):
@@ -103,13 +104,21 @@ class ArcClient:
             raise MissingColumn(said)
         raise _refused(status, said)
 
+    async def server_version(self, url: str) -> str | None:
+        """Return what the health endpoint of a server says of its version, if anything."""
+        try:
+            async with self._opened().get(f"{url}/health", allow_redirects=False) as response:
+                return _health.decode(await response.read()).version
+        except (aiohttp.ClientError, OSError, ValueError):
+            return None
+
     async def close(self) -> None:
         """Close all connections."""
         self._closed = True
         if self._session is not None:
             await self._session.close()
 
-    async def _post(self, endpoint: Endpoint, path: str, body: bytes, content_type: str) -> tuple[int, bytes]:
+    def _opened(self) -> aiohttp.ClientSession:
         if self._closed:
             raise ArcUnreachable("the client is closed")
         if self._session is None:
@@ -117,8 +126,11 @@ class ArcClient:
                 limit=0, limit_per_host=CONNECTIONS_PER_HOST, keepalive_timeout=KEEP_ALIVE_SECONDS
             )
             self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
+        return self._session
+
+    async def _post(self, endpoint: Endpoint, path: str, body: bytes, content_type: str) -> tuple[int, bytes]:
         try:
-            async with self._session.post(
+            async with self._opened().post(
                 endpoint.url + path, data=body, headers=endpoint.headers(content_type), allow_redirects=False
             ) as response:
                 return response.status, await response.read()
@@ -138,7 +150,7 @@ class _TimedOut(ArcUnreachable):
 
 def _refused(status: int, said: str) -> ArcUnreachable:
     if status in (401, 403):
-        return ArcUnreachable(f"arc refuses the API key: {said}", code="arc_refuses_key")
+        return ArcUnreachable(f"arc refuses the API key: {said}", code=REFUSES_KEY)
     return ArcUnreachable(said)
 
 

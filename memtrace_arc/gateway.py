@@ -112,6 +112,10 @@ class ArcGateway:
         """Ask for nothing, with the instance's key."""
         await self._client.query(self._endpoint(instance), "SELECT 1", _number)
 
+    async def server_version(self, instance: ArcInstance) -> str | None:
+        """Return the version, if the server's health endpoint tells it."""
+        return await self._client.server_version(instance.url)
+
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from memtrace_core.context import ERROR_EVENT
 from memtrace_core.errors import InvalidInput
 from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, OwnSpan
 from memtrace_core.timewindow import to_us
@@ -86,6 +87,7 @@ class Dialect:
         """Return the statement that counts one agent's memories by type."""
         identity = self._identity()
         recent = f"epoch_us(time) >= {to_us(query.recent_since):d}"
+        failed = f"{recent} AND {self._column('event_type')} = {text_value(ERROR_EVENT)}"
         conditions = [
             f"{self._column('org_id')} = {text_value(query.org_id)}",
             f"{self._column('agent_id')} = {text_value(query.agent_id)}",
@@ -94,7 +96,7 @@ class Dialect:
         return _checked(
             f"SELECT {self._column('memory_type')} AS kind, count(DISTINCT {identity}), "
             f"count(DISTINCT {identity}) FILTER ({recent}), "
-            f"count(DISTINCT {identity}) FILTER ({recent} AND {self._column('event_type')} = {text_value('error')}) "
+            f"count(DISTINCT {identity}) FILTER ({failed}) "
             f"FROM {self._measurement} WHERE {' AND '.join(conditions)} GROUP BY kind"
         )
 

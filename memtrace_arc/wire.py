@@ -102,6 +102,12 @@ class Failure(msgspec.Struct):
     error: str | None = None
 
 
+class ServerHealth(msgspec.Struct):
+    """What a server says of itself."""
+
+    version: str | None = None
+
+
 def _object(text: str | None) -> dict[str, object] | None:
     if not text or text == NO_METADATA:
         return None

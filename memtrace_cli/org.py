@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from cyclopts import App, Parameter
 from memtrace_cli import output
 from memtrace_cli.context import administer
 from memtrace_cli.secrets import arc_api_key
-from memtrace_core import ArcInstance, Binding, Services
+from memtrace_core import ArcInstance, Binding, MemtraceError, Services
 from memtrace_core.model import EMBEDDED_URL
 from memtrace_core.ports import OrgHoldings
 from memtrace_core.tenants import DEFAULT_MEASUREMENT
@@ -79,6 +80,7 @@ def add_arc(
     api_key: KeyFlag = None,
     api_key_file: KeyFile = None,
     measurement: str = DEFAULT_MEASUREMENT,
+    no_check: Annotated[bool, Parameter(negative=(), help="Do not try to reach the instance.")] = False,
     as_json: Json = False,
 ) -> None:
     """Bind an organization to its Arc instance, or to the embedded store.
@@ -103,7 +105,15 @@ def add_arc(
     binding = Binding(url=url, api_key=api_key, database=database, measurement=measurement)
 
     async def work(services: Services) -> dict[str, str | None]:
-        return _described(services, await services.tenants.bind(org_id, binding))
+        instance = await services.tenants.bind(org_id, binding)
+        if not no_check:
+            try:
+                await services.gateway.ping(instance)
+            except MemtraceError as error:
+                output.note(
+                    f"memtrace: warning: it is bound, but cannot be used now: {output.one_line(str(error))}"
+                )
+        return _described(services, instance)
 
     _say_instance("Arc instance bound", administer(work), as_json)
     if not as_json:
@@ -178,6 +188,34 @@ def show_arc(org_id: str, /, *, as_json: Json = False) -> None:
         return _described(services, await services.tenants.instance_of(org_id))
 
     _say_instance("Arc instance", administer(work), as_json)
+
+
+@app.command
+def check_arc(org_id: str, /, *, as_json: Json = False) -> None:
+    """Reach an organization's Arc instance with its key, and tell how long that takes.
+
+    Example: memtrace org check-arc org_a1b2c3
+
+    Parameters
+    ----------
+    org_id
+        The organization.
+    """
+
+    async def work(services: Services) -> dict[str, object]:
+        instance = await services.tenants.instance_of(org_id)
+        started = time.perf_counter()
+        await services.gateway.ping(instance)
+        elapsed = time.perf_counter() - started
+        version = await services.gateway.server_version(instance)
+        return {"url": instance.url, "latency_ms": round(elapsed * 1000, 1), "server_version": version}
+
+    checked = administer(work)
+    if as_json:
+        output.say_json(checked)
+        return
+    output.say("Arc instance answers, and accepts the API key")
+    output.say_fields([(name, "unknown" if value is None else str(value)) for name, value in checked.items()])
 
 
 @app.command

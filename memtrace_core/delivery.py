@@ -8,10 +8,11 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Protocol
 
 import msgspec
 
-from memtrace_core.errors import ArcFailed, ArcRejected, MemtraceError
+from memtrace_core.errors import REFUSES_KEY, ArcFailed, ArcRejected, ArcUnreachable, MemtraceError
 from memtrace_core.model import ArcInstance
 from memtrace_core.ports import ArcGateway, Clock, Journal, MetadataRepo, PendingBatch
 from memtrace_core.workers import OrgWorkers, Pause, Step
@@ -50,11 +51,20 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         return min(ceiling, self.longest_retry.total_seconds()) * random.uniform(0.5, 1)  # noqa: S311 - no secret
 
 
+class AnswerListener(Protocol):
+    """Is told how an instance answers."""
+
+    def __call__(self, instance_id: str, *, refused: bool) -> None:
+        """Take note."""
+        ...
+
+
 class Delivery:
     """Hands journaled memories to the gateway, one task per org, so that no org is slowed by another.
 
     Nothing leaves the journal but by the gateway's word; a failure keeps order and everything. `on_delivered` is
-    called with an org when memories of it wait to be confirmed.
+    called with an org when memories of it wait to be confirmed, `on_answer` with an instance's id when it takes a
+    batch or refuses our key.
     """
 
     def __init__(
@@ -65,6 +75,7 @@ class Delivery:
         clock: Clock,
         policy: DeliveryPolicy | None = None,
         on_delivered: Callable[[str], None] | None = None,
+        on_answer: AnswerListener | None = None,
     ) -> None:
         self.journal = journal
         self.repo = repo
@@ -72,6 +83,7 @@ class Delivery:
         self.clock = clock
         self.policy = policy or DeliveryPolicy()
         self.on_delivered = on_delivered
+        self.on_answer = on_answer
         self.draining = False
         self._places = asyncio.Semaphore(self.policy.most_batches)
         self._workers = OrgWorkers(clock, self._begin)
@@ -169,10 +181,20 @@ class _Sender:
                 await self._search(instance, batch)
 
     async def _hand_over(self, instance: ArcInstance, batch: PendingBatch) -> None:
-        durable = await self._delivery.gateway.write(instance, batch.memories)
+        try:
+            durable = await self._delivery.gateway.write(instance, batch.memories)
+        except ArcUnreachable as error:
+            if error.code == REFUSES_KEY:
+                self._answered(instance, refused=True)
+            raise
+        self._answered(instance, refused=False)
         await self._delivery.journal.mark_delivered(batch, durable=durable)
-        if not durable and self._delivery.on_delivered is not None:
+        if self._delivery.on_delivered is not None:
             self._delivery.on_delivered(self._org_id)
+
+    def _answered(self, instance: ArcInstance, *, refused: bool) -> None:
+        if self._delivery.on_answer is not None:
+            self._delivery.on_answer(instance.id, refused=refused)
 
     async def _part(self, instance: ArcInstance, batch: PendingBatch, error: ArcRejected) -> None:
         """Halve a batch that Arc rejects, until the bad memory is alone."""
@@ -221,6 +243,8 @@ class _Sender:
         self._failures += 1
         # An outage is told once, not every few seconds for days.
         level = logging.WARNING if self._failures == 1 else logging.DEBUG
+        if error.code == REFUSES_KEY:
+            level = logging.ERROR  # nothing but an operator can mend this
         details = {"org": self._org_id, "failures": self._failures}
         _log.log(level, "delivery failed, will be repeated: %s", error, extra=details)
         if self._delivery.draining:

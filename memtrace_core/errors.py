@@ -25,6 +25,9 @@ MemtraceError                  never raised itself
 
 from __future__ import annotations
 
+# The code of an ArcUnreachable that means: Arc answers, and does not accept the key.
+REFUSES_KEY = "arc_refuses_key"
+
 
 class MemtraceError(Exception):
     """The base of all errors that Memtrace raises on purpose."""

@@ -4,41 +4,90 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import timedelta
 
 from memtrace_core.directory import Directory
 from memtrace_core.errors import MemtraceError
 from memtrace_core.model import ArcInstance
-from memtrace_core.ports import ArcGateway
+from memtrace_core.ports import ArcGateway, Clock
 
 MOST_AT_ONCE = 16
+CHECK_EVERY = timedelta(seconds=15)
+FIRST_CHECK_WITHIN = 2.0
 
 _log = logging.getLogger("memtrace.health")
 
 
 class Health:
-    """Pings instances, a bounded number at a time, and remembers how that went."""
+    """Pings instances, a bounded number at a time and spread over the interval, and remembers how that went."""
 
-    def __init__(self, directory: Directory, gateway: ArcGateway) -> None:
+    def __init__(self, directory: Directory, gateway: ArcGateway, clock: Clock) -> None:
         self._directory = directory
         self._gateway = gateway
+        self._clock = clock
         self._reachable: dict[ArcInstance, bool] = {}
+        self._refusing: set[str] = set()
+        self._checks: dict[ArcInstance, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
 
+    async def run(self) -> None:
+        """Check every bound instance again and again, evenly over each interval."""
+        while True:
+            instances = await self._instances()
+            for instance in instances:
+                await self._clock.sleep(CHECK_EVERY.total_seconds() / len(instances))
+                self._check(instance)
+            if not instances:
+                await self._clock.sleep(CHECK_EVERY.total_seconds())
+            for gone in self._reachable.keys() - set(await self._instances()):
+                del self._reachable[gone]
+
     async def check_all(self) -> None:
-        """Ping every bound instance."""
+        """Ping every bound instance now."""
         instances = await self._directory.instances()
         await asyncio.gather(*map(self._check, instances))
         for gone in self._reachable.keys() - set(instances):
             del self._reachable[gone]
 
     async def reachable(self) -> dict[str, bool]:
-        """Return org id → whether its instance was reachable at the last check; a new binding is checked now."""
-        instances = await self._directory.instances()
-        await asyncio.gather(*(self._check(one) for one in instances if one not in self._reachable))
-        # A check of all that ran meanwhile may have forgotten an instance of ours that is gone by now.
-        return {one.org_id: self._reachable[one] for one in instances if one in self._reachable}
+        """Return org id → whether its instance was reachable at the last check, and takes what it is sent.
 
-    async def _check(self, instance: ArcInstance) -> None:
+        A new binding is checked now; one that does not answer soon counts as unreachable.
+        """
+        instances = await self._directory.instances()
+        unknown = [self._check(one) for one in instances if one not in self._reachable]
+        if unknown:
+            await asyncio.wait(unknown, timeout=FIRST_CHECK_WITHIN)
+        return {one.org_id: self._reachable.get(one, False) and one.id not in self._refusing for one in instances}
+
+    def note_delivery(self, instance_id: str, *, refused: bool) -> None:
+        """Take note that an instance lets our writes in, or does not."""
+        if refused:
+            self._refusing.add(instance_id)
+        else:
+            self._refusing.discard(instance_id)
+
+    def stop(self) -> None:
+        """End the checks under way."""
+        for check in list(self._checks.values()):
+            check.cancel()
+
+    async def _instances(self) -> list[ArcInstance]:
+        try:
+            return await self._directory.instances()
+        except MemtraceError as error:
+            _log.warning("bindings cannot be read: %s", error)
+            return []
+
+    def _check(self, instance: ArcInstance) -> asyncio.Task[None]:
+        """Return the check of an instance that is under way, or begin one."""
+        check = self._checks.get(instance)
+        if check is None:
+            check = self._checks[instance] = asyncio.get_running_loop().create_task(self._ping(instance))
+            check.add_done_callback(lambda _: self._checks.pop(instance, None))
+        return check
+
+    async def _ping(self, instance: ArcInstance) -> None:
         async with self._places:
             try:
                 await self._gateway.ping(instance)

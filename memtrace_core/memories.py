@@ -61,7 +61,9 @@ class Memories:
         gateway: ArcGateway,
         clock: Clock,
         dedup: DedupPolicy,
+        *,
         on_pending: Callable[[str], None],
+        on_use: Callable[[ArcInstance], None],
     ) -> None:
         self._directory = directory
         self._journal = journal
@@ -69,6 +71,7 @@ class Memories:
         self._clock = clock
         self._dedup = dedup
         self._on_pending = on_pending
+        self._on_use = on_use
 
     async def remember(
         self, org_id: str, memories: Sequence[NewMemory], *, batch: bool = True
@@ -183,6 +186,7 @@ class Memories:
         instance = await self._directory.instance(org_id)
         if instance is None:
             raise NoArcInstance(org_id)
+        self._on_use(instance)
         return instance
 
     async def _united(self, query: MemoryQuery, instance: ArcInstance) -> list[Memory]:

@@ -210,9 +210,11 @@ class Journal(Protocol):
         ...
 
     async def mark_delivered(self, batch: PendingBatch, *, durable: bool) -> None:
-        """Record that the gateway took a batch; a durable delivery needs no confirmation.
+        """Record that the gateway took a batch; a durable delivery need not settle.
 
-        Memories that were moved to another instance meanwhile go on waiting there.
+        One that nothing older of the org stands before leaves the journal at once, another when its turn to be
+        confirmed comes, so that what the journal holds of an org is always all of it from one time on. Memories that
+        were moved to another instance meanwhile go on waiting there.
         """
         ...
 
@@ -246,6 +248,21 @@ class Journal(Protocol):
         Also what was delivered elsewhere without confirmation, or set aside. For an embedded instance they are
         stored there at once.
         """
+        ...
+
+    async def claims_loaded(self, instance: ArcInstance) -> bool:
+        """Tell whether `mark_claims_loaded` was called for an instance."""
+        ...
+
+    async def load_claims(self, instance: ArcInstance, memories: Sequence[Memory]) -> None:
+        """Claim the dedup keys of memories that came into an instance by another way, at their times.
+
+        A key that is claimed already keeps its claim.
+        """
+        ...
+
+    async def mark_claims_loaded(self, instance: ArcInstance) -> None:
+        """Remember that the claims of an instance are all here."""
         ...
 
     async def record_key_use(self, used: Mapping[str, datetime]) -> None:
@@ -319,6 +336,10 @@ class ArcGateway(Protocol):
         Raises:
             ArcUnreachable: with the reason.
         """
+        ...
+
+    async def server_version(self, instance: ArcInstance) -> str | None:
+        """Return the version of the instance's server, if it tells."""
         ...
 
     async def close(self) -> None:

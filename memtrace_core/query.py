@@ -146,6 +146,10 @@ class MemoryQuery(msgspec.Struct, frozen=True, kw_only=True):
             and (self.after is None or self._follows(position_of(memory), self.after))
         )
 
+    def following(self, seen: Position) -> MemoryQuery:
+        """Return the query for the page after a position."""
+        return msgspec.structs.replace(self, after=seen, offset=0)
+
     def page(self, memories: list[Memory]) -> list[Memory]:
         """Return the memories that match, in order, from `offset` on, at most `limit`."""
         found = sorted(filter(self.matches, memories), key=position_of, reverse=self.order == "desc")

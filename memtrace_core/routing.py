@@ -44,6 +44,10 @@ class GatewayByURL:
         """Ask the instance's gateway."""
         await self._for(instance).ping(instance)
 
+    async def server_version(self, instance: ArcInstance) -> str | None:
+        """Ask the instance's gateway."""
+        return await self._for(instance).server_version(instance)
+
     async def close(self) -> None:
         """Close both."""
         try:

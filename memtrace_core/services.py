@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from memtrace_core.access import Access
 from memtrace_core.agents import Agents
+from memtrace_core.claims import ClaimLoading
 from memtrace_core.clock import SystemClock
 from memtrace_core.confirmation import Confirmation, ConfirmationPolicy
 from memtrace_core.dedup import DedupPolicy
@@ -22,7 +23,6 @@ from memtrace_core.ports import ArcGateway, Clock, Journal, KeyVault, MetadataRe
 from memtrace_core.sessions import Sessions
 from memtrace_core.tenants import Tenants
 
-HEALTH_EVERY = timedelta(seconds=15)
 USES_EVERY = timedelta(seconds=60)
 DRAIN_WITHIN = timedelta(seconds=10)
 
@@ -41,6 +41,7 @@ class Services:
     health: Health
     delivery: Delivery
     confirmation: Confirmation
+    claim_loading: ClaimLoading
     clock: Clock
     journal: Journal
     repo: MetadataRepo
@@ -58,7 +59,7 @@ class Services:
         await self.delivery.start()
         await self.confirmation.start()
         loop = asyncio.get_running_loop()
-        self._tasks.append(loop.create_task(self._every(HEALTH_EVERY, self.health.check_all)))
+        self._tasks.append(loop.create_task(self.health.run()))
         self._tasks.append(loop.create_task(self._every(USES_EVERY, self.access.flush_uses)))
 
     async def stop(self, drain_within: timedelta = DRAIN_WITHIN) -> None:
@@ -66,7 +67,9 @@ class Services:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.health.stop()
         try:
+            await self.claim_loading.stop()
             await self.confirmation.stop()
             await self.delivery.drain(drain_within)
             await self.access.flush_uses()
@@ -117,20 +120,30 @@ def build_services(
     """
     clock = clock or SystemClock()
     directory = Directory(repo)
+    policy = dedup or DedupPolicy()
+    health = Health(directory, gateway, clock)
     deliveries = Delivery(
-        journal, repo, gateway, clock, delivery, on_delivered=lambda org_id: confirming.wake(org_id)
+        journal,
+        repo,
+        gateway,
+        clock,
+        delivery,
+        on_delivered=lambda org_id: confirming.wake(org_id),
+        on_answer=health.note_delivery,
     )
     confirming = Confirmation(journal, repo, gateway, clock, confirmation, on_resent=deliveries.wake)
-    memories = Memories(directory, journal, gateway, clock, dedup or DedupPolicy(), on_pending=deliveries.wake)
+    loading = ClaimLoading(directory, journal, gateway, clock, policy)
+    memories = Memories(directory, journal, gateway, clock, policy, on_pending=deliveries.wake, on_use=loading.used)
     return Services(
         memories=memories,
         agents=Agents(repo, journal, memories, clock),
         sessions=Sessions(repo, clock),
         tenants=Tenants(repo, journal, vault, clock),
         access=Access(directory, journal, clock, enabled=authenticate),
-        health=Health(directory, gateway),
+        health=health,
         delivery=deliveries,
         confirmation=confirming,
+        claim_loading=loading,
         clock=clock,
         journal=journal,
         repo=repo,

@@ -72,6 +72,12 @@ class Claims:
         """Claim keys for memories (org id, key, memory id, time); a claim past the window gives way."""
         self._connection.executemany(f"REPLACE INTO {_table(self._starts[-1])} VALUES (?, ?, ?, ?)", claims)
 
+    def add_absent(self, claims: Iterable[Claim]) -> None:
+        """Claim keys that are not claimed in the newest table; `find` prefers whatever claim is younger."""
+        self._connection.executemany(
+            f"INSERT OR IGNORE INTO {_table(self._starts[-1])} VALUES (?, ?, ?, ?)", claims
+        )
+
     def free_org(self, org_id: str) -> None:
         """Drop all claims of an org."""
         for start in self._starts:

@@ -134,7 +134,13 @@ def _create(path: Path, schema: Schema) -> None:
         fcntl.flock(folder, fcntl.LOCK_EX)
         if not _is_blank(path):
             return
-        unfinished = path.with_name(path.name + ".new")
+        wal = path.with_name(path.name + "-wal")
+        if not _is_blank(wal):
+            # SQLite would play it back into whatever database comes to lie beside it.
+            raise StorageUnavailable(
+                f"{wal} has lost its database {path}; restore that, or move the -wal file away"
+            )
+        unfinished = path.with_name(path.name + ".memtrace-new")
         for suffix in ("", "-journal", "-wal", "-shm"):
             unfinished.with_name(unfinished.name + suffix).unlink(missing_ok=True)
         os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))

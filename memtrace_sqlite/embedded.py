@@ -81,6 +81,10 @@ class SqliteEmbeddedGateway:
         """Read once from the file."""
         await self._readers.run(lambda connection: connection.execute("SELECT node FROM ledger").fetchone())
 
+    async def server_version(self, instance: ArcInstance) -> str | None:
+        """Return SQLite's version."""
+        return f"SQLite {apsw.sqlite_lib_version()}"
+
     async def close(self) -> None:
         """Do nothing: the journal owns the file."""
 

@@ -138,6 +138,22 @@ class SqliteJournal:
         """Let everything of the org go to one instance."""
         return await self._writer.run(lambda ledger: ledger.move_pending(instance))
 
+    async def claims_loaded(self, instance: ArcInstance) -> bool:
+        """Tell whether an instance's claims are all here."""
+        sql = "SELECT 1 FROM loaded_claims WHERE org_id = ? AND instance_id = ?"
+        found = await self.readers.run(
+            lambda connection: connection.execute(sql, (instance.org_id, instance.id)).fetchone()
+        )
+        return found is not None
+
+    async def load_claims(self, instance: ArcInstance, memories: Sequence[Memory]) -> None:
+        """Claim the dedup keys of memories that were stored elsewhere."""
+        await self._writer.run(lambda ledger: ledger.load_claims(instance, memories))
+
+    async def mark_claims_loaded(self, instance: ArcInstance) -> None:
+        """Remember that an instance's claims are all here."""
+        await self._writer.run(lambda ledger: ledger.mark_claims_loaded(instance))
+
     async def record_key_use(self, used: Mapping[str, datetime]) -> None:
         """Keep the latest use of each key."""
         await self._writer.run(lambda ledger: ledger.record_key_use(used))
@@ -234,7 +250,7 @@ class SqliteJournal:
         for seq, memory_id, time_us, instance_id, state, delivered_at, resent in rows:
             if state != DELIVERED:
                 break
-            due = delivered_at + settle_us * (1 << min(resent, MOST_DOUBLINGS))
+            due = delivered_at and delivered_at + settle_us * (1 << min(resent, MOST_DOUBLINGS))
             if not keys:
                 if due > now:
                     return from_us(due)

@@ -116,12 +116,20 @@ class Ledger:
 
     def mark_delivered(self, batch: PendingBatch, durable: bool) -> None:
         """Mark a batch as delivered, or remove it if it is durable there; what was moved meanwhile stays."""
-        if durable:
+        self.write_rows()
+        if durable and self._is_oldest(batch):
             self._release(batch, "DELETE FROM journal")
         else:
-            self._release(
-                batch, f"UPDATE journal SET state = {DELIVERED}, delivered_at = ?", to_us(self._clock.now())
-            )
+            # Durable is due at any time.
+            at = 0 if durable else to_us(self._clock.now())
+            self._release(batch, f"UPDATE journal SET state = {DELIVERED}, delivered_at = ?", at)
+
+    def _is_oldest(self, batch: PendingBatch) -> bool:
+        oldest = self._connection.execute(
+            f"SELECT seq FROM journal WHERE org_id = ? AND state <> {SET_ASIDE} ORDER BY time LIMIT 1",
+            (batch.org_id,),
+        ).fetchone()
+        return oldest is not None and oldest[0] in batch.keys
 
     def set_aside(self, batch: PendingBatch, answer: str) -> None:
         """Mark a batch as refused by its instance."""
@@ -175,6 +183,21 @@ class Ledger:
             self._pending_bytes += everything - waiting
         return self._connection.changes()
 
+    def load_claims(self, instance: ArcInstance, found: Sequence[Memory]) -> None:
+        """Claim the dedup keys of memories that were stored elsewhere, where nobody has claimed them here."""
+        self.write_rows()
+        self._claims.add_absent(
+            (memory.org_id, memory.dedup_key, memory.memory_id, to_us(memory.time))
+            for memory in found
+            if memory.org_id == instance.org_id and memory.dedup_key is not None
+        )
+
+    def mark_claims_loaded(self, instance: ArcInstance) -> None:
+        """Remember that an instance's claims are all here."""
+        self._connection.execute(
+            "INSERT OR IGNORE INTO loaded_claims VALUES (?, ?)", (instance.org_id, instance.id)
+        )
+
     def record_key_use(self, used: Mapping[str, datetime]) -> None:
         """Keep the latest use of each key."""
         self._connection.executemany(
@@ -219,6 +242,7 @@ class Ledger:
             return True
         self._connection.execute("DELETE FROM stores WHERE org_id = ?", (org_id,))
         self._connection.execute("DELETE FROM agent_activity WHERE org_id = ?", (org_id,))
+        self._connection.execute("DELETE FROM loaded_claims WHERE org_id = ?", (org_id,))
         self._claims.free_org(org_id)
         self._stores.clear()
         return False

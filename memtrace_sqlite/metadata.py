@@ -100,7 +100,13 @@ class SqliteMetadataRepo:
             code="instance_exists",
             hint=f"change it with `memtrace org set-arc {instance.org_id}`",
         )
-        await self._write(lambda: self._insert(f"arc_instances ({_INSTANCE})", _instance_row(instance), taken))
+
+        def work() -> None:
+            if self._execute("SELECT 1 FROM arc_instances WHERE org_id = ? AND NOT retired", instance.org_id):
+                raise taken
+            self._bind(instance, taken)
+
+        await self._write(work)
 
     async def rebind_instance(self, instance: ArcInstance) -> None:
         """Replace an org's instance in one transaction."""
@@ -111,15 +117,7 @@ class SqliteMetadataRepo:
                 instance.org_id,
                 instance.id,
             )
-            self._execute(
-                f"""
-                INSERT INTO arc_instances ({_INSTANCE}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-                ON CONFLICT (instance_id) DO UPDATE SET
-                    url = excluded.url, database = excluded.database, measurement = excluded.measurement,
-                    sealed_api_key = excluded.sealed_api_key, updated_at = excluded.updated_at
-                """,
-                *_instance_row(instance),
-            )
+            self._bind(instance, Conflict(f"the Arc instance id {instance.id} is another organization's"))
 
         await self._write(work)
 
@@ -332,12 +330,26 @@ class SqliteMetadataRepo:
         sql = f"SELECT {columns} FROM {table} WHERE {where} ORDER BY created_at DESC, {identity} DESC LIMIT ?"
         return await self._rows(sql, *values, limit)
 
+    def _bind(self, instance: ArcInstance, taken: Conflict) -> None:
+        """Insert an instance, or change it if the org has had it before."""
+        self._insert(
+            f"arc_instances ({_INSTANCE})",
+            _instance_row(instance),
+            taken,
+            """
+            ON CONFLICT (instance_id) DO UPDATE SET
+                url = excluded.url, database = excluded.database, measurement = excluded.measurement,
+                sealed_api_key = excluded.sealed_api_key, updated_at = excluded.updated_at, retired = 0
+            WHERE org_id = excluded.org_id
+            """,
+        )
+
     def _execute(self, sql: str, *values: Value) -> list[Row]:
         return self._connection.execute(sql, values).fetchall()
 
-    def _insert(self, into: str, row: Sequence[Value], taken: Conflict) -> None:
+    def _insert(self, into: str, row: Sequence[Value], taken: Conflict, otherwise: str = "") -> None:
         try:
-            self._execute(f"INSERT INTO {into} VALUES ({', '.join('?' * len(row))})", *row)
+            self._execute(f"INSERT INTO {into} VALUES ({', '.join('?' * len(row))}) {otherwise}", *row)
         except apsw.ConstraintError as error:
             if getattr(error, "extendedresult", None) == apsw.SQLITE_CONSTRAINT_FOREIGNKEY:  # not in the stubs
                 raise NotFound("the organization does not exist (any more)", code="org_not_found") from None

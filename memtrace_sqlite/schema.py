@@ -145,6 +145,12 @@ CREATE TABLE claim_tables (
     start INTEGER PRIMARY KEY
 ) STRICT;
 
+CREATE TABLE loaded_claims (
+    org_id TEXT NOT NULL,
+    instance_id TEXT NOT NULL,
+    PRIMARY KEY (org_id, instance_id)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE agent_activity (
     org_id TEXT NOT NULL,
     agent_id TEXT NOT NULL,

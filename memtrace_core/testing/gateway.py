@@ -68,6 +68,10 @@ class InMemoryGateway:
         if instance.id in self.unreachable:
             raise ArcUnreachable(f"{instance.id} does not answer")
 
+    async def server_version(self, instance: ArcInstance) -> str | None:
+        """Return that there is no server."""
+        return None
+
     async def close(self) -> None:
         """Do nothing: there is nothing to release."""
 

@@ -58,6 +58,7 @@ class InMemoryJournal:
         self._activity: dict[tuple[str, str], datetime] = {}
         self._key_uses: dict[str, datetime] = {}
         self._closed_orgs: set[str] = set()
+        self._loaded: set[tuple[str, str]] = set()
         self._last = 0
         self._closed = False
 
@@ -134,10 +135,16 @@ class InMemoryJournal:
 
     async def mark_delivered(self, batch: PendingBatch, *, durable: bool) -> None:
         """Note a delivery."""
-        for key, entry in self._still_pending(batch):
+        pending = self._still_pending(batch)
+        older = [
+            key
+            for key, entry in self._of(batch.org_id)
+            if entry.state is not _State.SET_ASIDE and key < min(batch.keys, default=0)
+        ]
+        for key, entry in pending:
             entry.state = _State.DELIVERED
-            entry.delivered_at = self._clock.now()
-            if durable:
+            entry.delivered_at = EPOCH if durable else self._clock.now()
+            if durable and not older:
                 del self._entries[key]
 
     async def set_aside(self, batch: PendingBatch, answer: str) -> None:
@@ -153,7 +160,8 @@ class InMemoryJournal:
         unconfirmed = itertools.dropwhile(lambda one: one[1].state is _State.SET_ASIDE, self._of(org_id))
         run: list[tuple[int, _Entry]] = []
         for key, entry in itertools.islice(unconfirmed, limit):
-            due = entry.delivered_at + settle * (1 << min(entry.resent, 5))
+            wait = settle * (1 << min(entry.resent, 5))
+            due = EPOCH if entry.delivered_at == EPOCH else entry.delivered_at + wait
             if entry.state is not _State.DELIVERED or (run and entry.instance_id != run[0][1].instance_id):
                 break
             if due > now:
@@ -189,6 +197,23 @@ class InMemoryJournal:
             else:
                 self._entries[key] = _Entry(instance.id, entry.memory)
         return len(moved)
+
+    async def claims_loaded(self, instance: ArcInstance) -> bool:
+        """Tell whether an instance's claims are all here."""
+        self._check_open()
+        return (instance.org_id, instance.id) in self._loaded
+
+    async def load_claims(self, instance: ArcInstance, memories: Sequence[Memory]) -> None:
+        """Claim keys that are not claimed."""
+        self._check_open()
+        for memory in memories:
+            if memory.org_id == instance.org_id and memory.dedup_key is not None:
+                self._claims.setdefault((memory.org_id, memory.dedup_key), memory)
+
+    async def mark_claims_loaded(self, instance: ArcInstance) -> None:
+        """Remember that an instance's claims are all here."""
+        self._check_open()
+        self._loaded.add((instance.org_id, instance.id))
 
     async def record_key_use(self, used: Mapping[str, datetime]) -> None:
         """Keep the latest use of each key."""
@@ -229,6 +254,7 @@ class InMemoryJournal:
             del self._entries[key]
         self._claims = {key: one for key, one in self._claims.items() if key[0] != org_id}
         self._activity = {key: one for key, one in self._activity.items() if key[0] != org_id}
+        self._loaded = {one for one in self._loaded if one[0] != org_id}
         for shelf in [shelf for shelf in self.embedded if shelf[0] == org_id]:
             del self.embedded[shelf]
 
