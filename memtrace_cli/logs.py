@@ -102,7 +102,9 @@ def _trace(record: Record) -> str:
 
 def _value(value: object) -> str:
     text = _encodable(str(value))
-    return text if text and _PLAIN.issuperset(text) else msgspec.json.encode(text).decode()
+    if text and _PLAIN.issuperset(text):
+        return text
+    return _harmless(msgspec.json.encode(text).decode())
 
 
 def _escaped(value: object) -> object:
@@ -114,7 +116,14 @@ def _encodable(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(_encodable(text).splitlines())
+    return _harmless(" ".join(text.splitlines()))
+
+
+def _harmless(text: str) -> str:
+    """Escape what a terminal would act upon, or cannot show."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else f"\\u{ord(one):04x}" for one in text)
 
 
 def _write(line: str) -> None:

@@ -213,8 +213,8 @@ class Journal(Protocol):
         """Record that the gateway took a batch; a durable delivery need not settle.
 
         One that nothing older of the org stands before leaves the journal at once, another when its turn to be
-        confirmed comes, so that what the journal holds of an org is always all of it from one time on. Memories that
-        were moved to another instance meanwhile go on waiting there.
+        confirmed comes, so that what the journal holds of an org is always all of it from one time on. Memories
+        that were moved to another instance meanwhile go on waiting there.
         """
         ...
 
