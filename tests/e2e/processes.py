@@ -1,0 +1,245 @@
+"""Memtrace as its users run it: processes of their own, in a folder of their own, with a clean environment."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from unittest import mock
+
+import httpx
+
+from memtrace_cli.app import run as run_in_process
+
+Result = TypeVar("Result")
+
+ARC_KEY = "arc-secret-key-0123456789"
+COMMAND = (sys.executable, "-m", "memtrace_cli")
+# Loading the machine's certificates takes longer than a request, and nothing here speaks TLS.
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def eventually(condition: Callable[[], Result], *, within: float = 20, what: str = "") -> Result:
+    """Wait until a condition holds, and return what it gave; fail when it does not hold in time."""
+    deadline = time.monotonic() + within
+    while True:
+        if found := condition():
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within} s: {what or condition}")
+        time.sleep(0.01)
+
+
+def new_master_key() -> str:
+    """Return a master key."""
+    return base64.b64encode(os.urandom(32)).decode()
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """An organization and a key of it."""
+
+    org_id: str
+    key: str
+    key_id: str
+
+
+class Deployment:
+    """A folder with a master key, in which commands and servers run; settings are given as variables."""
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        self.folder = folder
+        self.master_key = new_master_key()
+        self.data = folder / "data"
+        (folder / "tmp").mkdir(exist_ok=True)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MEMTRACE_")}
+        for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "PYTEST_CURRENT_TEST"):
+            inherited.pop(name, None)
+        self.environment = {
+            **inherited,
+            "HOME": str(folder),
+            "TMPDIR": str(folder / "tmp"),
+            "MEMTRACE_MASTER_KEY": self.master_key,
+            **variables,
+        }
+
+    def memtrace(
+        self, *arguments: str, stdin: str = "", variables: Mapping[str, str | None] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; a variable that is None is left out."""
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            cwd=self.folder,
+            env=self.variables(variables),
+            timeout=60,
+            check=False,
+        )
+
+    def variables(self, changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
+        """Return the environment with changes; a variable that is None is left out."""
+        merged = {**self.environment, **(changes or {})}
+        return {name: value for name, value in merged.items() if value is not None}
+
+    def here(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run an admin command to its end in this process, which spares the start of another."""
+        said, complaints = io.StringIO(), io.StringIO()
+        with (
+            contextlib.chdir(self.folder),
+            mock.patch.dict(os.environ, self.environment, clear=True),
+            mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(complaints),
+        ):
+            code = run_in_process(list(arguments))
+        return subprocess.CompletedProcess(arguments, code, said.getvalue(), complaints.getvalue())
+
+    def done(self, *arguments: str, stdin: str = "") -> str:
+        """Run an admin command that must succeed, and return its output."""
+        ended = self.here(*arguments, stdin=stdin)
+        assert ended.returncode == 0, ended
+        return ended.stdout
+
+    def told(self, *arguments: str) -> Any:
+        """Run an admin command with `--json`, and return what it tells."""
+        return json.loads(self.done(*arguments, "--json"))
+
+    def org(self, name: str = "acme", *, bound: bool = True) -> str:
+        """Create an organization, bound to the embedded store or not at all, and return its id."""
+        org_id: str = self.told("org", "create", name)["id"]
+        if bound:
+            self.bind(org_id)
+        return org_id
+
+    def bind(self, org_id: str) -> None:
+        """Bind an organization to the embedded store."""
+        self.done("org", "add-arc", org_id, "--url", "embedded:", "--database", "memory")
+
+    def key(self, org_id: str, permissions: str = "admin", name: str = "test") -> Tenant:
+        """Create a key."""
+        made = self.told("key", "create", "--org", org_id, "--name", name, "--permissions", permissions)
+        return Tenant(org_id, made["key"], made["id"])
+
+    def tenant(self, name: str = "acme", *, permissions: str = "admin", bound: bool = True) -> Tenant:
+        """Create an organization and a key for it."""
+        return self.key(self.org(name, bound=bound), permissions)
+
+    def serve(self, *arguments: str, variables: Mapping[str, str | None] | None = None) -> Server:
+        """Start a server on a free port, and wait until it listens."""
+        started = self.start(*arguments, variables=variables)
+        try:
+            started.wait_until_listening()
+        except BaseException:
+            started.kill()
+            raise
+        return started
+
+    def start(self, *arguments: str, variables: Mapping[str, str | None] | None = None) -> Server:
+        """Start a server on a free port."""
+        own = {"MEMTRACE_SERVER_PORT": "0", "MEMTRACE_LOG_FORMAT": "json"}
+        return Server(self, arguments or ("serve",), self.variables({**own, **(variables or {})}))
+
+
+class Server:
+    """A server process, its output in files; killed on leaving if it still runs."""
+
+    def __init__(self, deployment: Deployment, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
+        self.out_file = deployment.folder / "server.stdout"
+        self.err_file = deployment.folder / "server.stderr"
+        with self.out_file.open("wb") as out, self.err_file.open("wb") as err:
+            self.process = subprocess.Popen(
+                [*COMMAND, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=deployment.folder,
+                env=environment,
+            )
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    @property
+    def out(self) -> str:
+        """What it has printed."""
+        return self.out_file.read_text(encoding="utf-8")
+
+    @property
+    def err(self) -> str:
+        """What it has logged."""
+        return self.err_file.read_text(encoding="utf-8")
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self.url.rpartition(":")[2])
+
+    def events(self, message: str | None = None) -> list[dict[str, Any]]:
+        """Return the log, which must be of JSON lines; only the events with a message if one is given."""
+        found = [json.loads(line) for line in self.err.splitlines()]
+        return [event for event in found if message in (None, event["message"])]
+
+    def wait_until_listening(self) -> None:
+        """Wait for the log line that tells the URL."""
+
+        def listening() -> str | None:
+            assert self.process.poll() is None, f"the server ended: {self.err}"
+            complete = self.err.rpartition("\n")[0].splitlines()
+            events = [json.loads(line) for line in complete]
+            return next((event["url"] for event in events if event["message"] == "memtrace is listening"), None)
+
+        self.url = eventually(listening, what="the server listens")
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """Tell it to stop, and return its exit code."""
+        self.process.send_signal(how)
+        return self.process.wait(20)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(20)
+
+    def client(self, tenant: Tenant | None = None) -> httpx.Client:
+        """Return an HTTP client, with the tenant's key if one is given."""
+        headers = {"x-api-key": tenant.key} if tenant else {}
+        return httpx.Client(base_url=self.url, headers=headers, verify=_NO_TLS, timeout=30, trust_env=False)
+
+
+def read_response(connection: socket.socket) -> httpx.Response:
+    """Read one whole response, which must have a content-length, from a socket."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        part = connection.recv(65536)
+        assert part, "the connection was closed before an answer"
+        received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    status_line, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    length = int({name.lower(): value for name, value in headers.items()}["content-length"])
+    while len(body) < length:
+        body += connection.recv(65536)
+    return httpx.Response(int(status_line.split()[1]), headers=headers, content=body)
