@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from memtrace_arc.client import ArcClient, Endpoint, MissingColumn
-from memtrace_arc.sql import COLUMNS, Dialect, Window
+from memtrace_arc.sql import COLUMNS, EVERYTHING, Dialect, Window, window_of
 from memtrace_arc.windows import windows_of
 from memtrace_arc.wire import CountRow, Row, encode_batch
 from memtrace_core.errors import ArcUnreachable, VaultError
@@ -87,7 +87,7 @@ class ArcGateway:
         """Return the memories that match, looking no further back than need be."""
         rows: list[Row] = []
         for window in windows_of(query, self._clock.now()):
-            found = await self._ask(instance, partial(_page_sql, query=query, window=window), _page)
+            found = await self._ask(instance, window, partial(_page_sql, query=query, window=window), _page)
             rows = (found and found.data) or []
             if len(rows) >= query.limit:
                 break
@@ -95,17 +95,21 @@ class ArcGateway:
 
     async def count(self, instance: ArcInstance, query: AgentCountQuery) -> AgentCounts:
         """Count one agent's memories."""
-        found = await self._ask(instance, lambda dialect: dialect.count(query), _counts)
+        found = await self._ask(instance, EVERYTHING, lambda dialect: dialect.count(query), _counts)
         return sum((row.counts() for row in (found and found.data) or []), AgentCounts())
 
     async def own_count(self, instance: ArcInstance, span: OwnSpan) -> int:
         """Count the distinct memories of a span."""
-        found = await self._ask(instance, lambda dialect: dialect.own_count(span), _number, needs_ids=True)
+        found = await self._ask(
+            instance, window_of(span), lambda dialect: dialect.own_count(span), _number, needs_ids=True
+        )
         return found.data[0][0] if found and found.data else 0
 
     async def own_ids(self, instance: ArcInstance, span: OwnSpan) -> set[str]:
         """Return the ids of the memories of a span."""
-        found = await self._ask(instance, lambda dialect: dialect.own_ids(span), _ids, needs_ids=True)
+        found = await self._ask(
+            instance, window_of(span), lambda dialect: dialect.own_ids(span), _ids, needs_ids=True
+        )
         return {memory_id for (memory_id,) in (found and found.data) or []}
 
     async def ping(self, instance: ArcInstance) -> None:
@@ -123,6 +127,7 @@ class ArcGateway:
     async def _ask(
         self,
         instance: ArcInstance,
+        window: Window,
         render: Callable[[Dialect], str],
         decoder: msgspec.json.Decoder[Selected],
         *,
@@ -130,9 +135,9 @@ class ArcGateway:
     ) -> Selected | None:
         """Run a statement on a measurement that may lack columns, or not be there at all (then return None).
 
-        A file of another writer has no `memory_id`, and a column that is in no file is an error. Rows must not be
-        taken for another writer's when a file of ours has just come: so after a statement without `memory_id` it
-        is made sure that there still is no such column.
+        A file of another writer has no `memory_id`, and a column that is in none of the files of a statement's
+        window is an error. Rows must not be taken for another writer's when a file of ours has just come: so after
+        a statement without `memory_id` it is made sure that there still is no such column.
         """
         endpoint = self._endpoint(instance)
         dialect = Dialect(instance.measurement)
@@ -140,23 +145,23 @@ class ArcGateway:
             try:
                 answer = await self._client.query(endpoint, render(dialect), decoder)
             except MissingColumn:
-                present = await self._present(endpoint, dialect)
+                present = await self._present(endpoint, dialect, window)
                 if present is None or (needs_ids and "memory_id" not in present):
                     return None
                 dialect = Dialect(instance.measurement, present)
                 continue
             if dialect.names_ids:
                 return answer
-            present = await self._present(endpoint, dialect)
+            present = await self._present(endpoint, dialect, window)
             if present is None or "memory_id" not in present:
                 return answer
             dialect = Dialect(instance.measurement, present)
         raise ArcUnreachable("arc's columns change too fast to be read")
 
-    async def _present(self, endpoint: Endpoint, dialect: Dialect) -> set[str] | None:
-        """Return the columns that there are, None without a measurement."""
+    async def _present(self, endpoint: Endpoint, dialect: Dialect, window: Window) -> set[str] | None:
+        """Return the columns that there are in a window, None without a measurement."""
         try:
-            found = await self._client.query(endpoint, dialect.columns(), _columns)
+            found = await self._client.query(endpoint, dialect.columns(window), _columns)
         except MissingColumn:
             return None
         return set(found.columns) & set(COLUMNS) if found.columns else None

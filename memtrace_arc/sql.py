@@ -59,6 +59,14 @@ class Window(msgspec.Struct, frozen=True):
     until: datetime | None
 
 
+EVERYTHING = Window(None, None)
+
+
+def window_of(span: OwnSpan) -> Window:
+    """Return the stretch of time of a span."""
+    return Window(span.first, span.last + timedelta(microseconds=1))
+
+
 class Dialect:
     """Renders statements for a measurement that has certain columns; a column it lacks counts as absent text."""
 
@@ -112,14 +120,15 @@ class Dialect:
             f"SELECT DISTINCT memory_id FROM {self._measurement} WHERE {' AND '.join(self._span(span))}"
         )
 
-    def columns(self) -> str:
-        """Return the statement that names the columns there are."""
-        return f"SELECT * FROM {self._measurement} LIMIT 0"
+    def columns(self, window: Window) -> str:
+        """Return the statement that names the columns there are in the files of a window."""
+        bounds = self._bounds(window)
+        where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
+        return f"SELECT * FROM {self._measurement}{where} LIMIT 0"
 
     def _span(self, span: OwnSpan) -> list[str]:
-        window = Window(span.first, span.last + timedelta(microseconds=1))
         return [
-            *self._bounds(window),
+            *self._bounds(window_of(span)),
             f"org_id = {text_value(span.org_id)}",
             f"substr(memory_id, 19, 6) = {text_value(span.node)}",
         ]
@@ -134,8 +143,9 @@ class Dialect:
 
     def _identity(self) -> str:
         """Return the expression of a memory's id, also for rows of writers that give none."""
+        # A null would be left out together with its separator, and is there or not depending on the other files.
         parts = ", ".join(
-            self._column(name)
+            f"coalesce({name}, '')" if name in self._columns else "''"
             for name in ("agent_id", "session_id", "memory_type", "event_type", "content", "dedup_key")
         )
         derived = (
