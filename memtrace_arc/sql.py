@@ -203,15 +203,13 @@ class Dialect:
     def _beyond(self, horizon: Horizon | None) -> list[str]:
         if horizon is None or not self.names_ids:
             return []
-        others = (
-            f"memory_id IS NULL OR memory_id = '' OR substr(memory_id, 19, 6) <> {text_value(horizon.node)} "
-            f"OR epoch_us(time) < {to_us(horizon.before):d}"
-        )
-        found = [f"({others})"]
+        own = f"epoch_us(time) < {to_us(horizon.before):d}"
         if horizon.set_aside:
-            ids = ", ".join(map(text_value, sorted(horizon.set_aside)))
-            found.append(f"coalesce(memory_id, '') NOT IN ({ids})")
-        return found
+            own += f" AND memory_id NOT IN ({', '.join(map(text_value, sorted(horizon.set_aside)))})"
+        return [
+            f"(memory_id IS NULL OR memory_id = '' OR substr(memory_id, 19, 6) <> {text_value(horizon.node)} "
+            f"OR ({own}))"
+        ]
 
 
 def text_value(text: str) -> str:
