@@ -13,8 +13,8 @@ from memtrace_cli import output
 from memtrace_cli.context import administer
 from memtrace_cli.secrets import arc_api_key
 from memtrace_core import ArcInstance, Binding, MemtraceError, Services
+from memtrace_core.entries import OrgHoldings
 from memtrace_core.model import EMBEDDED_URL
-from memtrace_core.ports import OrgHoldings
 from memtrace_core.tenants import DEFAULT_MEASUREMENT
 
 app = App(name="org", help="Organizations, and the Arc instance of each.")

@@ -8,6 +8,7 @@ from memtrace_core.confirmation import ConfirmationPolicy
 from memtrace_core.context import SessionContext
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.delivery import DeliveryPolicy
+from memtrace_core.entries import Duplicate
 from memtrace_core.errors import (
     ArcFailed,
     ArcRejected,
@@ -41,7 +42,6 @@ from memtrace_core.model import (
     Principal,
     Session,
 )
-from memtrace_core.ports import Duplicate
 from memtrace_core.query import MemoryQuery, Position
 from memtrace_core.services import Services, build_services
 from memtrace_core.tenants import Binding

@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from memtrace_core.entries import DeliveredRun
 from memtrace_core.errors import MemtraceError
 from memtrace_core.model import ArcInstance
-from memtrace_core.ports import ArcGateway, Clock, DeliveredRun, Journal, MetadataRepo
+from memtrace_core.ports import ArcGateway, Clock, Journal, MetadataRepo
 from memtrace_core.workers import OrgWorkers, Pause, Step
 
 _log = logging.getLogger("memtrace.confirmation")

@@ -12,9 +12,10 @@ from typing import Protocol
 
 import msgspec
 
+from memtrace_core.entries import PendingBatch
 from memtrace_core.errors import REFUSES_KEY, ArcFailed, ArcRejected, ArcUnreachable, MemtraceError
 from memtrace_core.model import ArcInstance
-from memtrace_core.ports import ArcGateway, Clock, Journal, MetadataRepo, PendingBatch
+from memtrace_core.ports import ArcGateway, Clock, Journal, MetadataRepo
 from memtrace_core.workers import OrgWorkers, Pause, Step
 
 _log = logging.getLogger("memtrace.delivery")

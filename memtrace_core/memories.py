@@ -13,10 +13,11 @@ from memtrace_core import rules
 from memtrace_core.context import SessionContext, build_context
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.directory import Directory
+from memtrace_core.entries import Draft, Duplicate
 from memtrace_core.errors import NoArcInstance, NotFound
 from memtrace_core.identifiers import parse_memory_id
 from memtrace_core.model import MEMORY_TYPES, AgentCounts, ArcInstance, Memory
-from memtrace_core.ports import ArcGateway, Clock, Draft, Duplicate, Journal
+from memtrace_core.ports import ArcGateway, Clock, Journal
 from memtrace_core.query import AgentCountQuery, MemoryQuery, Order, Position, position_of
 
 RECENT = timedelta(hours=24)

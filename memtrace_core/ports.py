@@ -10,16 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
-import msgspec
-
+from memtrace_core.entries import DeliveredRun, Draft, Duplicate, JournalView, OrgHoldings, PendingBatch
 from memtrace_core.model import (
-    UNIMPORTANT,
     Agent,
     AgentCounts,
     APIKey,
     ArcInstance,
     Memory,
-    MemoryType,
     Org,
     Session,
     SessionStatus,
@@ -58,110 +55,6 @@ class KeyVault(Protocol):
             SealBroken: it was altered, cut short, moved, or is of an unknown version.
         """
         ...
-
-
-class Draft(msgspec.Struct, frozen=True, kw_only=True):
-    """A valid memory that has no time and no id yet; the journal stamps both.
-
-    `metadata_json` is `metadata` as JSON text, empty for none.
-    """
-
-    agent_id: str
-    session_id: str | None
-    memory_type: MemoryType
-    event_type: str
-    content: str
-    metadata: dict[str, object] | None
-    metadata_json: str
-    tags: tuple[str, ...]
-    dedup_key: str | None
-    importance: float
-    parent_id: str | None
-
-    def stamped(self, org_id: str, memory_id: str, time: datetime) -> Memory:
-        """Return the memory that this draft becomes."""
-        return Memory(
-            memory_id=memory_id,
-            time=time,
-            org_id=org_id,
-            agent_id=self.agent_id,
-            session_id=self.session_id,
-            memory_type=self.memory_type,
-            event_type=self.event_type,
-            content=self.content,
-            metadata=self.metadata,
-            tags=self.tags,
-            dedup_key=self.dedup_key,
-            importance=self.importance or UNIMPORTANT,
-            parent_id=self.parent_id,
-        )
-
-
-class Duplicate(msgspec.Struct, frozen=True):
-    """Instead of a stored memory: the id of the one that was there first."""
-
-    memory_id: str
-
-
-class JournalView(msgspec.Struct, frozen=True):
-    """What a journal holds of an org, in one snapshot.
-
-    `memories` are the first that match, in the query's order, as many as its `offset + limit`. The gateway may
-    answer only for what lies beyond `horizon`.
-    """
-
-    horizon: Horizon
-    memories: list[Memory]
-
-
-class PendingBatch(msgspec.Struct, frozen=True):
-    """Memories of one org and instance that wait for delivery, oldest first, with their journal keys.
-
-    `more` tells that others wait behind them.
-    """
-
-    org_id: str
-    instance_id: str
-    keys: tuple[int, ...]
-    memories: list[Memory]
-    more: bool = False
-
-    def halves(self) -> tuple[PendingBatch, PendingBatch]:
-        """Return the batch cut in two, in order."""
-        middle = len(self.keys) // 2
-        return (
-            PendingBatch(self.org_id, self.instance_id, self.keys[:middle], self.memories[:middle], True),
-            PendingBatch(self.org_id, self.instance_id, self.keys[middle:], self.memories[middle:], self.more),
-        )
-
-
-class DeliveredRun(msgspec.Struct, frozen=True):
-    """The oldest memories of an org, all delivered to one instance and old enough to be looked for there.
-
-    Nothing of the org that is still in the journal, but what is set aside, is older. `memory_ids` and `keys` go
-    together; `span` covers just them.
-    """
-
-    instance_id: str
-    keys: tuple[int, ...]
-    memory_ids: tuple[str, ...]
-    span: OwnSpan
-
-
-class OrgHoldings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the local files hold of an org: memories not yet delivered, delivered but unconfirmed, set aside
-    (Arc refused them), and stored in the embedded store.
-    """
-
-    pending: int = 0
-    delivered: int = 0
-    set_aside: int = 0
-    embedded: int = 0
-
-    @property
-    def undelivered(self) -> int:
-        """How many exist nowhere but here, the embedded store apart."""
-        return self.pending + self.delivered + self.set_aside
 
 
 class Journal(Protocol):

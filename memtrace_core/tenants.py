@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from memtrace_core import identifiers, rules
+from memtrace_core.entries import OrgHoldings
 from memtrace_core.errors import Conflict, InvalidInput, NotFound
 from memtrace_core.model import (
     DEFAULT_ORG_ID,
@@ -19,7 +20,7 @@ from memtrace_core.model import (
     Org,
     Permission,
 )
-from memtrace_core.ports import Clock, Journal, KeyVault, MetadataRepo, OrgHoldings
+from memtrace_core.ports import Clock, Journal, KeyVault, MetadataRepo
 
 DEFAULT_PERMISSIONS = Permission.READ | Permission.WRITE
 DEFAULT_MEASUREMENT = "events"

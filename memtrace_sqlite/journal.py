@@ -11,17 +11,10 @@ from pathlib import Path
 import apsw
 
 from memtrace_core.dedup import DedupPolicy
+from memtrace_core.entries import DeliveredRun, Draft, Duplicate, JournalView, OrgHoldings, PendingBatch
 from memtrace_core.errors import JournalFull
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
-from memtrace_core.ports import (
-    Clock,
-    DeliveredRun,
-    Draft,
-    Duplicate,
-    JournalView,
-    OrgHoldings,
-    PendingBatch,
-)
+from memtrace_core.ports import Clock
 from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, OwnSpan
 from memtrace_core.timewindow import from_us, to_us
 from memtrace_sqlite.database import Mode, open_database

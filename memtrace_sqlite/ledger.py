@@ -9,10 +9,11 @@ from datetime import datetime
 import apsw
 
 from memtrace_core.dedup import DedupPolicy
+from memtrace_core.entries import Draft, Duplicate, PendingBatch
 from memtrace_core.errors import JournalFull, OrgClosing
 from memtrace_core.identifiers import memory_id
 from memtrace_core.model import ArcInstance, Memory
-from memtrace_core.ports import Clock, Draft, Duplicate, PendingBatch
+from memtrace_core.ports import Clock
 from memtrace_core.timewindow import from_us, to_us
 from memtrace_sqlite.claims import Claim, Claims
 from memtrace_sqlite.rows import COLUMNS, PLACES, MemoryRow, Value, row_of

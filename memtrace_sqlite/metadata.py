@@ -7,18 +7,30 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import apsw
-import msgspec
 
 from memtrace_core import rules
 from memtrace_core.errors import Conflict, NotFound, StorageUnavailable
-from memtrace_core.model import Agent, APIKey, ArcInstance, Org, Permission, Session, SessionStatus
+from memtrace_core.model import Agent, APIKey, ArcInstance, Org, Session, SessionStatus
 from memtrace_core.ports import KeyVault
 from memtrace_core.query import Position
-from memtrace_core.timewindow import from_us, to_us
+from memtrace_core.timewindow import to_us
 from memtrace_sqlite.database import Mode, open_database, open_reader, reporting, transaction
+from memtrace_sqlite.metadata_rows import (
+    Row,
+    agent_of,
+    first,
+    instance_of,
+    instance_row,
+    json_text,
+    key_of,
+    optional_us,
+    org_of,
+    session_of,
+    session_row,
+)
 from memtrace_sqlite.rows import Value
 from memtrace_sqlite.schema import METADATA
 
@@ -30,10 +42,7 @@ _KEY = "key_id, org_id, name, digest, permissions, created_at, expires_at, revok
 _AGENT = "agent_id, org_id, name, description, config_json, created_at, last_active_at"
 _SESSION = "session_id, org_id, agent_id, status, metadata_json, created_at, updated_at, closed_at"
 
-_OBJECT = msgspec.json.Decoder(dict[str, object])
-
 Result = TypeVar("Result")
-Row = tuple[Any, ...]  # a row is typed by the function that builds a value from it
 
 
 class SqliteMetadataRepo:
@@ -82,12 +91,12 @@ class SqliteMetadataRepo:
 
     async def get_org(self, org_id: str) -> Org | None:
         """Return an org."""
-        return _first(_org, await self._rows("SELECT org_id, name, created_at FROM orgs WHERE org_id = ?", org_id))
+        return first(org_of, await self._rows("SELECT org_id, name, created_at FROM orgs WHERE org_id = ?", org_id))
 
     async def list_orgs(self) -> list[Org]:
         """Return all orgs, oldest first."""
         rows = await self._rows("SELECT org_id, name, created_at FROM orgs ORDER BY created_at, org_id")
-        return [_org(row) for row in rows]
+        return [org_of(row) for row in rows]
 
     async def delete_org(self, org_id: str) -> bool:
         """Delete an org; the schema's cascades take what is its own."""
@@ -128,17 +137,17 @@ class SqliteMetadataRepo:
     async def instance_of(self, org_id: str) -> ArcInstance | None:
         """Return the instance an org is bound to."""
         sql = f"SELECT {_INSTANCE} FROM arc_instances WHERE org_id = ? AND NOT retired"
-        return _first(_instance, await self._rows(sql, org_id))
+        return first(instance_of, await self._rows(sql, org_id))
 
     async def get_instance(self, org_id: str, instance_id: str) -> ArcInstance | None:
         """Return an instance, retired or not."""
         sql = f"SELECT {_INSTANCE} FROM arc_instances WHERE org_id = ? AND instance_id = ?"
-        return _first(_instance, await self._rows(sql, org_id, instance_id))
+        return first(instance_of, await self._rows(sql, org_id, instance_id))
 
     async def list_instances(self) -> list[ArcInstance]:
         """Return every bound instance."""
         rows = await self._rows(f"SELECT {_INSTANCE} FROM arc_instances WHERE NOT retired ORDER BY org_id")
-        return [_instance(row) for row in rows]
+        return [instance_of(row) for row in rows]
 
     async def create_key(self, key: APIKey) -> None:
         """Store a key."""
@@ -149,20 +158,20 @@ class SqliteMetadataRepo:
             key.digest,
             str(key.permissions),
             to_us(key.created_at),
-            _us(key.expires_at),
-            _us(key.revoked_at),
+            optional_us(key.expires_at),
+            optional_us(key.revoked_at),
         )
         taken = Conflict(f"{key.org_id} has a live key named {key.name!r}", code="key_name_taken")
         await self._write(lambda: self._insert(f"api_keys ({_KEY})", row, taken))
 
     async def find_key(self, digest: bytes) -> APIKey | None:
         """Return the key with this SHA-256."""
-        return _first(_key, await self._rows(f"SELECT {_KEY} FROM api_keys WHERE digest = ?", digest))
+        return first(key_of, await self._rows(f"SELECT {_KEY} FROM api_keys WHERE digest = ?", digest))
 
     async def list_keys(self, org_id: str) -> list[APIKey]:
         """Return an org's keys, oldest first."""
         sql = f"SELECT {_KEY} FROM api_keys WHERE org_id = ? ORDER BY created_at, key_id"
-        return [_key(row) for row in await self._rows(sql, org_id)]
+        return [key_of(row) for row in await self._rows(sql, org_id)]
 
     async def revoke_key(self, key_id: str, at: datetime) -> bool:
         """Revoke a key."""
@@ -176,9 +185,9 @@ class SqliteMetadataRepo:
             agent.org_id,
             agent.name,
             agent.description,
-            _json(agent.config),
+            json_text(agent.config),
             to_us(agent.created_at),
-            _us(agent.last_active_at),
+            optional_us(agent.last_active_at),
         )
         taken = Conflict(f"an agent named {agent.name!r} exists already", code="agent_exists")
         await self._write(lambda: self._insert(f"agents ({_AGENT})", row, taken))
@@ -189,12 +198,12 @@ class SqliteMetadataRepo:
             f"SELECT {_AGENT} FROM agents WHERE org_id = ?1 AND (agent_id = ?2 OR name = ?2) "
             "ORDER BY agent_id <> ?2 LIMIT 1"
         )
-        return _first(_agent, await self._rows(sql, org_id, id_or_name))
+        return first(agent_of, await self._rows(sql, org_id, id_or_name))
 
     async def list_agents(self, org_id: str, limit: int, after: Position | None) -> list[Agent]:
         """Return agents, newest first."""
         rows = await self._newest(_AGENT, "agents", "agent_id", ("org_id = ?", [org_id]), limit, after)
-        return [_agent(row) for row in rows]
+        return [agent_of(row) for row in rows]
 
     async def delete_agent(self, org_id: str, agent_id: str) -> bool:
         """Delete an agent."""
@@ -203,12 +212,12 @@ class SqliteMetadataRepo:
     async def create_session(self, session: Session) -> None:
         """Store a session."""
         taken = Conflict(f"session {session.id} exists already", code="session_exists")
-        await self._write(lambda: self._insert(f"sessions ({_SESSION})", _session_row(session), taken))
+        await self._write(lambda: self._insert(f"sessions ({_SESSION})", session_row(session), taken))
 
     async def get_session(self, org_id: str, session_id: str) -> Session | None:
         """Return a session."""
         sql = f"SELECT {_SESSION} FROM sessions WHERE org_id = ? AND session_id = ?"
-        return _first(_session, await self._rows(sql, org_id, session_id))
+        return first(session_of, await self._rows(sql, org_id, session_id))
 
     async def list_sessions(
         self, org_id: str, agent_id: str | None, limit: int, after: Position | None
@@ -218,7 +227,7 @@ class SqliteMetadataRepo:
         if agent_id is not None:
             owner = ("org_id = ? AND agent_id = ?", [org_id, agent_id])
         rows = await self._newest(_SESSION, "sessions", "session_id", owner, limit, after)
-        return [_session(row) for row in rows]
+        return [session_of(row) for row in rows]
 
     async def update_session(
         self,
@@ -233,7 +242,7 @@ class SqliteMetadataRepo:
 
         def work() -> Session | None:
             sql = f"SELECT {_SESSION} FROM sessions WHERE org_id = ? AND session_id = ?"
-            session = _first(_session, self._execute(sql, org_id, session_id))
+            session = first(session_of, self._execute(sql, org_id, session_id))
             if session is None:
                 return None
             changed = session.changed(status, metadata, at)
@@ -245,9 +254,9 @@ class SqliteMetadataRepo:
                 WHERE org_id = ? AND session_id = ?
                 """,
                 changed.status,
-                _json(changed.metadata),
+                json_text(changed.metadata),
                 to_us(changed.updated_at),
-                _us(changed.closed_at),
+                optional_us(changed.closed_at),
                 org_id,
                 session_id,
             )
@@ -334,7 +343,7 @@ class SqliteMetadataRepo:
         """Insert an instance, or change it if the org has had it before."""
         self._insert(
             f"arc_instances ({_INSTANCE})",
-            _instance_row(instance),
+            instance_row(instance),
             taken,
             """
             ON CONFLICT (instance_id) DO UPDATE SET
@@ -354,105 +363,3 @@ class SqliteMetadataRepo:
             if getattr(error, "extendedresult", None) == apsw.SQLITE_CONSTRAINT_FOREIGNKEY:  # not in the stubs
                 raise NotFound("the organization does not exist (any more)", code="org_not_found") from None
             raise taken from None
-
-
-def _first(build: Callable[[Row], Result], rows: Sequence[Row]) -> Result | None:
-    return build(rows[0]) if rows else None
-
-
-def _org(row: Row) -> Org:
-    org_id, name, created_at = row
-    return Org(id=org_id, name=name, created_at=from_us(created_at))
-
-
-def _instance(row: Row) -> ArcInstance:
-    instance_id, org_id, url, database, measurement, sealed_api_key, created_at, updated_at = row
-    return ArcInstance(
-        id=instance_id,
-        org_id=org_id,
-        url=url,
-        database=database,
-        measurement=measurement,
-        sealed_api_key=sealed_api_key,
-        created_at=from_us(created_at),
-        updated_at=from_us(updated_at),
-    )
-
-
-def _instance_row(instance: ArcInstance) -> tuple[Value, ...]:
-    return (
-        instance.id,
-        instance.org_id,
-        instance.url,
-        instance.database,
-        instance.measurement,
-        instance.sealed_api_key,
-        to_us(instance.created_at),
-        to_us(instance.updated_at),
-    )
-
-
-def _key(row: Row) -> APIKey:
-    key_id, org_id, name, digest, permissions, created_at, expires_at, revoked_at = row
-    return APIKey(
-        id=key_id,
-        org_id=org_id,
-        name=name,
-        digest=digest,
-        permissions=Permission.parse(permissions),
-        created_at=from_us(created_at),
-        expires_at=_time(expires_at),
-        revoked_at=_time(revoked_at),
-    )
-
-
-def _agent(row: Row) -> Agent:
-    agent_id, org_id, name, description, config, created_at, last_active_at = row
-    return Agent(
-        id=agent_id,
-        org_id=org_id,
-        name=name,
-        description=description,
-        config=_OBJECT.decode(config) if config else None,
-        created_at=from_us(created_at),
-        last_active_at=_time(last_active_at),
-    )
-
-
-def _session(row: Row) -> Session:
-    session_id, org_id, agent_id, status, metadata, created_at, updated_at, closed_at = row
-    return Session(
-        id=session_id,
-        org_id=org_id,
-        agent_id=agent_id,
-        status=status,
-        metadata=_OBJECT.decode(metadata) if metadata else None,
-        created_at=from_us(created_at),
-        updated_at=from_us(updated_at),
-        closed_at=_time(closed_at),
-    )
-
-
-def _session_row(session: Session) -> tuple[Value, ...]:
-    return (
-        session.id,
-        session.org_id,
-        session.agent_id,
-        session.status,
-        _json(session.metadata),
-        to_us(session.created_at),
-        to_us(session.updated_at),
-        _us(session.closed_at),
-    )
-
-
-def _json(value: Mapping[str, object] | None) -> str | None:
-    return None if value is None else msgspec.json.encode(value).decode()
-
-
-def _us(moment: datetime | None) -> int | None:
-    return None if moment is None else to_us(moment)
-
-
-def _time(us: int | None) -> datetime | None:
-    return None if us is None else from_us(us)

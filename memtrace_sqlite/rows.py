@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import apsw
 import msgspec
 
+from memtrace_core.entries import Draft
 from memtrace_core.model import UNIMPORTANT, AgentCounts, Memory, MemoryType
-from memtrace_core.ports import Draft
 from memtrace_core.query import AgentCountQuery, MemoryQuery, fold
 from memtrace_core.timewindow import from_us, to_us
 

@@ -12,17 +12,10 @@ import msgspec
 
 from memtrace_core import identifiers
 from memtrace_core.dedup import DedupPolicy
+from memtrace_core.entries import DeliveredRun, Draft, Duplicate, JournalView, OrgHoldings, PendingBatch
 from memtrace_core.errors import OrgClosing, StorageUnavailable
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
-from memtrace_core.ports import (
-    Clock,
-    DeliveredRun,
-    Draft,
-    Duplicate,
-    JournalView,
-    OrgHoldings,
-    PendingBatch,
-)
+from memtrace_core.ports import Clock
 from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, OwnSpan
 from memtrace_core.testing.shelves import Shelf, counted, shelf_of
 from memtrace_core.timewindow import EPOCH, from_us, to_us

@@ -7,10 +7,10 @@ import time
 import msgspec
 from litestar import get, post
 
+from memtrace_core.entries import Duplicate
 from memtrace_core.errors import DuplicateMemory, InvalidInput
 from memtrace_core.memories import NewMemory
 from memtrace_core.model import Memory, Permission
-from memtrace_core.ports import Duplicate
 from memtrace_core.query import MemoryQuery
 from memtrace_http import filters
 from memtrace_http.edge import path_text
