@@ -131,7 +131,10 @@ class ArcClient:
     async def _post(self, endpoint: Endpoint, path: str, body: bytes, content_type: str) -> tuple[int, bytes]:
         try:
             async with self._opened().post(
-                endpoint.url + path, data=body, headers=endpoint.headers(content_type), allow_redirects=False
+                endpoint.url + path,
+                data=BytesIO(body),
+                headers=endpoint.headers(content_type),
+                allow_redirects=False,
             ) as response:
                 return response.status, await response.read()
         except aiohttp.ConnectionTimeoutError:

@@ -15,11 +15,13 @@ import msgspec
 
 from memtrace_core.context import ERROR_EVENT
 from memtrace_core.errors import InvalidInput
+from memtrace_core.identifiers import parse_memory_id
 from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, OwnSpan
 from memtrace_core.timewindow import to_us
 
 MAX_SQL_BYTES = 10_000
 WIDENED = timedelta(hours=2)
+LONGEST_PRUNED = timedelta(days=40)
 EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 
@@ -156,8 +158,9 @@ class Dialect:
     @staticmethod
     def _bounds(window: Window) -> list[str]:
         bounds: list[str] = []
-        if window.since is not None and window.until is not None:
-            # Only as a pair: one alone makes the pruner guess the other.
+        if window.since is not None and window.until is not None and window.until - window.since <= LONGEST_PRUNED:
+            # Only as a pair: one alone makes the pruner guess the other. And only for a while: the pruner looks
+            # for the folder of every single hour.
             bounds.append(
                 f"time >= '{_quoted(window.since, -WIDENED)}' AND time < '{_quoted(window.until, WIDENED)}'"
             )
@@ -205,7 +208,9 @@ class Dialect:
             return []
         own = f"epoch_us(time) < {to_us(horizon.before):d}"
         if horizon.set_aside:
-            own += f" AND memory_id NOT IN ({', '.join(map(text_value, sorted(horizon.set_aside)))})"
+            # Times of one node are unique, and shorter to write than ids.
+            refused = sorted(parsed[0] for one in horizon.set_aside if (parsed := parse_memory_id(one)))
+            own += f" AND epoch_us(time) NOT IN ({', '.join(map(str, refused))})"
         return [
             f"(memory_id IS NULL OR memory_id = '' OR substr(memory_id, 19, 6) <> {text_value(horizon.node)} "
             f"OR ({own}))"

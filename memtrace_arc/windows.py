@@ -1,13 +1,14 @@
 """Widening windows: the newest memories are looked for in the last hour first, and in all of time last.
 
-Arc opens every file of a measurement for a query without bounds, so a page asks for no more time than it needs.
+Arc opens every file of a measurement for a query without bounds, so a page asks for no more time than it needs. An
+upper bound that nobody gave is `AHEAD` of the clock: a memory that another writer has stamped later than that is
+found by queries that reach back to the beginning, and not by one with `since`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
-from itertools import takewhile
+from datetime import UTC, datetime, timedelta
 
 from memtrace_arc.sql import Window
 from memtrace_core.identifiers import parse_memory_id
@@ -15,37 +16,47 @@ from memtrace_core.query import MemoryQuery
 from memtrace_core.timewindow import from_us
 
 WIDTHS = (timedelta(hours=1), timedelta(days=1), timedelta(weeks=1), timedelta(days=31))
-# A clock that went ahead may have stamped memories that are still to come.
 AHEAD = timedelta(hours=48)
 
 _INSTANT = timedelta(microseconds=1)
+_FIRST = datetime.min.replace(tzinfo=UTC)
+_LAST = datetime.max.replace(tzinfo=UTC)
 
 
 def windows_of(query: MemoryQuery, now: datetime) -> Iterator[Window]:
-    """Return windows to ask for one after the other, each containing the former, until a page is full.
-
-    The last one contains everything that can match.
-    """
+    """Return windows to ask for one after the other, each containing the former, until a page is full."""
     since, until = query.since, query.until
     if query.memory_id is not None and (parsed := parse_memory_id(query.memory_id)):
         moment = from_us(parsed[0])
-        yield Window(moment, moment + _INSTANT)
-        return
-    latest = max(now, query.horizon.before if query.horizon else now) + AHEAD
+        since, until = _later(since, moment), _earlier(until, _moved(moment, _INSTANT))
+    if query.after is not None and query.order == "desc":
+        until = _earlier(until, _moved(query.after.time, _INSTANT))
+    elif query.after is not None:
+        since = _later(since, query.after.time)
+    # Memories of our own may be ahead of the clock, too, if it was set back; the horizon knows.
+    newest = max(now, query.horizon.before) if query.horizon else now
+    latest = until or _moved(newest, AHEAD)
     if query.order == "desc":
-        if query.after is not None:
-            until = min(query.after.time + _INSTANT, until or latest)
-        anchor = min(until, now) if until is not None else now
-        for width in WIDTHS:
-            begin = anchor - width
-            if since is not None and begin <= since:
-                break
-            yield Window(begin, until or latest)
-    else:
-        if query.after is not None:
-            since = query.after.time if since is None else max(since, query.after.time)
-        if since is not None:
-            ends = (since + width for width in WIDTHS)
-            yield from (Window(since, end) for end in takewhile(lambda end: end < (until or latest), ends))
-    # The pruner needs both bounds; without a lower one everything is asked for anyway.
-    yield Window(since, until if since is None else until or latest)
+        anchor = min(latest, newest)
+        begins = (_moved(anchor, -width) for width in WIDTHS)
+        yield from (Window(begin, latest) for begin in begins if since is None or begin > since)
+    elif since is not None:
+        ends = (_moved(since, width) for width in WIDTHS)
+        yield from (Window(since, end) for end in ends if end < latest)
+    yield Window(since, until if since is None else latest)
+
+
+def _earlier(one: datetime | None, other: datetime) -> datetime:
+    return other if one is None else min(one, other)
+
+
+def _later(one: datetime | None, other: datetime) -> datetime:
+    return other if one is None else max(one, other)
+
+
+def _moved(moment: datetime, by: timedelta) -> datetime:
+    """Return a moment moved, but not beyond the ends of time."""
+    try:
+        return moment + by
+    except OverflowError:
+        return _LAST if by > timedelta(0) else _FIRST

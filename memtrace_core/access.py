@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from memtrace_core.directory import Directory
-from memtrace_core.errors import Forbidden, Unauthenticated
+from memtrace_core.errors import Forbidden, MemtraceError, Unauthenticated
 from memtrace_core.identifiers import api_key_digest
 from memtrace_core.model import DEFAULT_ORG_ID, Permission, Principal
 from memtrace_core.ports import Clock, Journal
@@ -48,8 +48,13 @@ class Access:
     async def flush_uses(self) -> None:
         """Write down when keys were last used, all at once."""
         used, self._used = self._used, {}
-        if used:
+        if not used:
+            return
+        try:
             await self._journal.record_key_use(used)
+        except MemtraceError:
+            self._used = used | self._used
+            raise
 
 
 def require(principal: Principal, permission: Permission) -> None:

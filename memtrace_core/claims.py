@@ -47,23 +47,30 @@ class ClaimLoading:
         await self._workers.cancel()
 
     def _begin(self, org_id: str) -> Step:
-        query = MemoryQuery(org_id=org_id, since=self._clock.now() - self._dedup.window, order="asc", limit=PAGE)
+        reading: tuple[str, MemoryQuery] | None = None
 
         async def step() -> Pause | None:
-            nonlocal query
+            nonlocal reading
             try:
                 instance = await self._directory.instance(org_id)
                 if instance is None or instance.embedded or await self._journal.claims_loaded(instance):
                     return None
-                page = await self._gateway.query(instance, query)
+                # The org may be bound to another instance since the last page: that one is read from its beginning.
+                if reading is None or reading[0] != instance.id:
+                    reading = (instance.id, self._first_page(org_id))
+                page = await self._gateway.query(instance, reading[1])
                 await self._journal.load_claims(instance, page)
                 if len(page) < PAGE:
                     await self._journal.mark_claims_loaded(instance)
                     return None
-                query = query.following(position_of(page[-1]))
+                reading = (instance.id, reading[1].following(position_of(page[-1])))
                 return Pause(0)
             except MemtraceError as error:
                 _log.debug("claims are not loaded yet: %s", error, extra={"org": org_id})
                 return Pause(RETRY_SECONDS, wakeable=False)
 
         return step
+
+    def _first_page(self, org_id: str) -> MemoryQuery:
+        since = self._clock.now() - self._dedup.window
+        return MemoryQuery(org_id=org_id, since=since, order="asc", limit=PAGE)

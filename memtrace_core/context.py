@@ -78,7 +78,8 @@ def _render(heading: str, memories: Iterable[Memory], left_out: int = 0) -> str:
     sections: dict[str, list[str]] = {name: [] for name in _SECTIONS}
     for memory in memories:
         name = ERROR_EVENT if memory.event_type == ERROR_EVENT else memory.memory_type
-        sections[name].append(_line(memory))
+        # Another writer's memory may be of a type that is none of ours.
+        sections[name if name in sections else "episodic"].append(_line(memory))
     parts = [heading]
     parts += [
         "\n".join((f"### {_SECTIONS[name]} ({len(lines)})", *lines)) for name, lines in sections.items() if lines
@@ -93,7 +94,7 @@ def _left_out(count: int) -> str:
 
 
 def _line(memory: Memory) -> str:
-    line = f"- [{memory.time:%Y-%m-%dT%H:%M:%SZ}] {memory.event_type}: {_one_line(memory.content)}"
+    line = f"- [{memory.time:%Y-%m-%dT%H:%M:%SZ}] {_one_line(memory.event_type)}: {_one_line(memory.content)}"
     if memory.memory_type == "decision" and memory.metadata:
         reasoning = memory.metadata.get("reasoning")
         if isinstance(reasoning, str) and reasoning:

@@ -31,7 +31,7 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     A batch that Arc fails `suspect_after` times in a row, and answers otherwise, is suspected of holding a bad
     memory; one that waits alone, after `condemn_after` times. Of a batch in which nothing passes, `most_suspects`
-    are tried one by one before Arc itself is held to be at fault.
+    are tried one by one before Arc itself is held to be at fault; twice as many the next time.
     """
 
     batch_size: int = 100
@@ -217,6 +217,8 @@ class _Sender:
             ArcFailed: not one memory passed.
         """
         passed = False
+        rounds = self._suspicions - self._delivery.policy.suspect_after
+        most = self._delivery.policy.most_suspects * 2 ** min(rounds, 16)
         failed: list[tuple[PendingBatch, ArcFailed | ArcRejected]] = []
         parts = list(batch.halves())
         while parts:
@@ -229,7 +231,7 @@ class _Sender:
                     parts[:0] = part.halves()
                     continue
                 failed.append((part, error))
-                if not passed and len(failed) >= self._delivery.policy.most_suspects:
+                if not passed and len(failed) >= most:
                     break
         if not passed:
             raise ArcFailed("not one memory of the batch was taken")

@@ -125,7 +125,7 @@ class Memories:
         attempts: list[MemoryQuery] = []
         if parse_memory_id(reference):
             attempts.append(MemoryQuery(org_id=org_id, memory_id=reference, limit=1))
-        if 1 <= len(reference) <= rules.MAX_REFERENCE_CHARACTERS:
+        if 1 <= len(reference) <= rules.MAX_REFERENCE_CHARACTERS and reference.isprintable():
             attempts.append(MemoryQuery(org_id=org_id, dedup_key=reference, limit=1))
         for attempt in attempts:
             if found := await self._united(attempt, instance):
@@ -207,8 +207,11 @@ class Memories:
         )
         stored = await self._gateway.query(instance, asked)
         if not view.memories:
-            return stored[rest:]
-        merged = heapq.merge(stored, view.memories, key=position_of, reverse=query.order == "desc")
+            return stored
+        # A memory that Arc has refused and stored all the same is the journal's alone.
+        held = {memory.memory_id for memory in view.memories}
+        elsewhere = (memory for memory in stored if memory.memory_id not in held)
+        merged = heapq.merge(elsewhere, view.memories, key=position_of, reverse=query.order == "desc")
         return list(merged)[rest : rest + wider.limit]
 
     def _draft(self, new: NewMemory, prefix: str) -> Draft:

@@ -42,7 +42,7 @@ class Horizon(msgspec.Struct, frozen=True):
     """Which rows a gateway may answer for, while the journal answers for the rest.
 
     A row counts when another node wrote it, or when it is older than `before` and not one of `set_aside`, the ids
-    of memories that a gateway has refused (but might have stored all the same).
+    of the latest memories older than `before` that a gateway has refused (but might have stored all the same).
     """
 
     node: str

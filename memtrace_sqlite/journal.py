@@ -29,6 +29,7 @@ LEAST_FREE_BYTES = 64 << 20
 DISK_LOOK_SECONDS = 1.0
 MOST_PLACES = 500
 MOST_DOUBLINGS = 5
+MOST_SET_ASIDE = 100  # in one horizon: a statement for Arc has room for no more
 
 
 class SqliteJournal:
@@ -217,8 +218,11 @@ class SqliteJournal:
             (org_id,),
         )
         refused = connection.execute(
-            f"SELECT memory_id FROM journal INDEXED BY journal_set_aside WHERE org_id = ? AND state = {SET_ASIDE}",
-            (org_id,),
+            f"""
+            SELECT memory_id FROM journal INDEXED BY journal_set_aside
+            WHERE org_id = ? AND state = {SET_ASIDE} AND time < ? ORDER BY seq DESC LIMIT {MOST_SET_ASIDE}
+            """,
+            (org_id, before),
         )
         return Horizon(self.node, from_us(before), frozenset(memory_id for (memory_id,) in refused))
 

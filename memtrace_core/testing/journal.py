@@ -201,7 +201,8 @@ class InMemoryJournal:
         self._check_open()
         for memory in memories:
             if memory.org_id == instance.org_id and memory.dedup_key is not None:
-                self._claims.setdefault((memory.org_id, memory.dedup_key), memory)
+                claim = (memory.org_id, memory.dedup_key)
+                self._claims[claim] = max(memory, self._claims.get(claim, memory), key=lambda one: one.time)
 
     async def mark_claims_loaded(self, instance: ArcInstance) -> None:
         """Remember that an instance's claims are all here."""
@@ -281,5 +282,8 @@ class InMemoryJournal:
     def _horizon(self, org_id: str) -> Horizon:
         held = self._of(org_id)
         unconfirmed = (key for key, entry in held if entry.state is not _State.SET_ASIDE)
-        refused = frozenset(entry.memory.memory_id for _, entry in held if entry.state is _State.SET_ASIDE)
-        return Horizon(self.node, from_us(min(unconfirmed, default=self._last + 1)), refused)
+        before = min(unconfirmed, default=self._last + 1)
+        refused = [
+            entry.memory.memory_id for key, entry in held if entry.state is _State.SET_ASIDE and key < before
+        ]
+        return Horizon(self.node, from_us(before), frozenset(refused[-100:]))
