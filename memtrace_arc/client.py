@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO
 from typing import TypeVar
 
 import aiohttp
@@ -19,6 +20,7 @@ Answer = TypeVar("Answer")
 
 # Said of data that can never be stored. 26.02.1 says only "Failed to write records", which may pass.
 _BLAMES_DATA = "failed to convert columns"
+_SAYS_NOTHING = "Failed to write records"
 _MISSING_COLUMN = re.compile(r"Binder Error|Query execution failed")
 _PASSING_FAULT = "Cannot open file"
 
@@ -70,9 +72,11 @@ class ArcClient:
         if status == 204:
             return
         said = _said(status, answer)
-        if status in (400, 413) or (status == 500 and _BLAMES_DATA in said):
+        # Only Arc itself can judge data: what a proxy says is about the proxy.
+        verdict = _error(answer)
+        if verdict is not None and (status in (400, 413) or (status == 500 and _BLAMES_DATA in verdict)):
             raise ArcRejected(said)
-        if status == 500:
+        if verdict == _SAYS_NOTHING:
             raise ArcFailed(said)
         raise _refused(status, said)
 
@@ -125,7 +129,10 @@ class ArcClient:
             connector = aiohttp.TCPConnector(
                 limit=0, limit_per_host=CONNECTIONS_PER_HOST, keepalive_timeout=KEEP_ALIVE_SECONDS
             )
-            self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
+            # No cookies: they would go from one tenant's Arc to another's on the same host.
+            self._session = aiohttp.ClientSession(
+                connector=connector, timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar()
+            )
         return self._session
 
     async def _post(self, endpoint: Endpoint, path: str, body: bytes, content_type: str) -> tuple[int, bytes]:
@@ -158,8 +165,13 @@ def _refused(status: int, said: str) -> ArcUnreachable:
 
 
 def _said(status: int, answer: bytes) -> str:
-    try:
-        text = _failure.decode(answer).error or ""
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        text = ""
+    text = _error(answer)
     return f"arc answered {status}" + (f": {text[:MOST_ERROR_CHARACTERS]}" if text else "")
+
+
+def _error(answer: bytes) -> str | None:
+    """Return the error of an answer in Arc's own form, None if it is not in that form."""
+    try:
+        return _failure.decode(answer).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -22,38 +22,35 @@ DEFAULT_CONNECT_TIMEOUT = 5.0
 DEFAULT_QUERY_TIMEOUT = 30.0
 MOST_ATTEMPTS = 4
 
-Selected = TypeVar("Selected")
 
-
-class _Page(msgspec.Struct):
+class _Answer(msgspec.Struct):
     columns: list[str] | None = None
+
+
+Selected = TypeVar("Selected", bound=_Answer)
+
+
+class _Page(_Answer):
     data: list[Row] | None = None
 
 
-class _Counts(msgspec.Struct):
-    columns: list[str] | None = None
+class _Counts(_Answer):
     data: list[CountRow] | None = None
 
 
-class _Number(msgspec.Struct):
-    columns: list[str] | None = None
+class _Number(_Answer):
     data: list[tuple[int]] | None = None
 
 
-class _Ids(msgspec.Struct):
-    columns: list[str] | None = None
+class _Ids(_Answer):
     data: list[tuple[str]] | None = None
-
-
-class _Columns(msgspec.Struct):
-    columns: list[str] | None = None
 
 
 _page = msgspec.json.Decoder(_Page)
 _counts = msgspec.json.Decoder(_Counts)
 _number = msgspec.json.Decoder(_Number)
 _ids = msgspec.json.Decoder(_Ids)
-_columns = msgspec.json.Decoder(_Columns)
+_columns = msgspec.json.Decoder(_Answer)
 
 
 class ArcGateway:
@@ -77,6 +74,7 @@ class ArcGateway:
         self._vault = vault
         self._clock = clock
         self._client = ArcClient(connect_timeout, query_timeout)
+        self._existing: set[str] = set()
 
     async def write(self, instance: ArcInstance, memories: Sequence[Memory]) -> bool:
         """Hand memories over. Arc has them in its memory then, so they are never durable on return."""
@@ -145,26 +143,37 @@ class ArcGateway:
             try:
                 answer = await self._client.query(endpoint, render(dialect), decoder)
             except MissingColumn:
-                present = await self._present(endpoint, dialect, window)
+                present = await self._present(instance, endpoint, dialect, window)
                 if present is None or (needs_ids and "memory_id" not in present):
                     return None
                 dialect = Dialect(instance.measurement, present)
                 continue
             if dialect.names_ids:
+                if answer.columns:
+                    self._existing.add(instance.id)
                 return answer
-            present = await self._present(endpoint, dialect, window)
+            present = await self._present(instance, endpoint, dialect, window)
             if present is None or "memory_id" not in present:
                 return answer
             dialect = Dialect(instance.measurement, present)
         raise ArcUnreachable("arc's columns change too fast to be read")
 
-    async def _present(self, endpoint: Endpoint, dialect: Dialect, window: Window) -> set[str] | None:
+    async def _present(
+        self, instance: ArcInstance, endpoint: Endpoint, dialect: Dialect, window: Window
+    ) -> set[str] | None:
         """Return the columns that there are in a window, None without a measurement."""
         try:
             found = await self._client.query(endpoint, dialect.columns(window), _columns)
-        except MissingColumn:
+        except MissingColumn as error:
+            # The oldest Arc says the same of a missing measurement as of any failure.
+            if instance.id in self._existing:
+                raise ArcUnreachable(str(error)) from None
+            await self._client.query(endpoint, "SELECT 1", _number)
             return None
-        return set(found.columns) & set(COLUMNS) if found.columns else None
+        if not found.columns:
+            return None
+        self._existing.add(instance.id)
+        return set(found.columns) & set(COLUMNS)
 
     def _endpoint(self, instance: ArcInstance) -> Endpoint:
         if instance.sealed_api_key is None:

@@ -20,7 +20,7 @@ from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, OwnSpan
 from memtrace_core.timewindow import to_us
 
 MAX_SQL_BYTES = 10_000
-WIDENED = timedelta(hours=2)
+WIDENED = timedelta(minutes=61)
 LONGEST_PRUNED = timedelta(days=40)
 EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)
@@ -40,6 +40,8 @@ COLUMNS = (
     "parent_id",
     "memory_id",
 )
+# What another writer may have left out; the words are ours, so they may stand in quotes.
+_DEFAULTS = {"memory_type": "episodic", "event_type": "general"}
 _SELECTED = (
     "agent_id",
     "session_id",
@@ -87,7 +89,7 @@ class Dialect:
         conditions = [*self._bounds(window), *self._filters(query), *self._beyond(query.horizon)]
         direction = query.order.upper()
         return _checked(
-            f"SELECT epoch_us(time) AS us, {identity} AS id, {', '.join(map(self._selected, _SELECTED))} "
+            f"SELECT epoch_us(time) AS us, {identity} AS id, {', '.join(map(self._column, _SELECTED))} "
             f"FROM {self._measurement} WHERE {' AND '.join(conditions)} "
             f"QUALIFY row_number() OVER (PARTITION BY {identity} ORDER BY time) = 1 "
             f"ORDER BY us {direction}, id {direction} LIMIT {query.limit:d} OFFSET {query.offset:d}"
@@ -136,12 +138,13 @@ class Dialect:
         ]
 
     def _column(self, name: str) -> str:
-        return name if name in self._columns else "''"
-
-    def _selected(self, name: str) -> str:
+        """Return the expression of a column as readers are shown it, for filters as well as for answers."""
         if name == "importance":
-            return "CAST(importance AS DOUBLE)" if name in self._columns else "CAST(0 AS DOUBLE)"
-        return self._column(name)
+            return "coalesce(CAST(importance AS DOUBLE), 0)" if name in self._columns else "CAST(0 AS DOUBLE)"
+        if name in _DEFAULTS:
+            default = f"'{_DEFAULTS[name]}'"
+            return f"coalesce(nullif({name}, ''), {default})" if name in self._columns else default
+        return name if name in self._columns else "''"
 
     def _identity(self) -> str:
         """Return the expression of a memory's id, also for rows of writers that give none."""
@@ -185,7 +188,7 @@ class Dialect:
         ]
         if query.content_contains is not None:
             found.append(f"contains(lower({self._column('content')}), lower({text_value(query.content_contains)}))")
-        importance = self._selected("importance")
+        importance = self._column("importance")
         if query.min_importance is not None:
             found.append(f"{importance} >= CAST({query.min_importance!r} AS DOUBLE)")
         if query.max_importance is not None:

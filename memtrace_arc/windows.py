@@ -15,7 +15,9 @@ from memtrace_core.identifiers import parse_memory_id
 from memtrace_core.query import MemoryQuery
 from memtrace_core.timewindow import from_us
 
-WIDTHS = (timedelta(hours=1), timedelta(days=1), timedelta(weeks=1), timedelta(days=31))
+WIDTHS = (timedelta(hours=1), timedelta(hours=20), timedelta(weeks=1), timedelta(days=31))
+# Whoever asks for more than this is not served by an hour.
+LARGE_PAGE = 200
 AHEAD = timedelta(hours=48)
 
 _INSTANT = timedelta(microseconds=1)
@@ -36,13 +38,19 @@ def windows_of(query: MemoryQuery, now: datetime) -> Iterator[Window]:
     # Memories of our own may be ahead of the clock, too, if it was set back; the horizon knows.
     newest = max(now, query.horizon.before) if query.horizon else now
     latest = until or _moved(newest, AHEAD)
+    widths = WIDTHS if query.limit + query.offset <= LARGE_PAGE else WIDTHS[1:]
     if query.order == "desc":
         anchor = min(latest, newest)
-        begins = (_moved(anchor, -width) for width in WIDTHS)
-        yield from (Window(begin, latest) for begin in begins if since is None or begin > since)
+        for width in widths:
+            begin = _moved(anchor, -width)
+            # A window that leaves out only a little is not worth a statement of its own.
+            if since is None or begin - since > width / 2:
+                yield Window(begin, latest)
     elif since is not None:
-        ends = (_moved(since, width) for width in WIDTHS)
-        yield from (Window(since, end) for end in ends if end < latest)
+        for width in widths:
+            end = _moved(since, width)
+            if latest - end > width / 2:
+                yield Window(since, end)
     yield Window(since, until if since is None else latest)
 
 

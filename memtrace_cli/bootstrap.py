@@ -36,7 +36,7 @@ async def _first_run(services: Services) -> None:
 
 async def _migrate_legacy(services: Services, settings: Settings) -> None:
     arc = settings.arc
-    if arc.url is None or any(instance for _, instance in await services.tenants.list_orgs()):
+    if arc.url is None or not await services.tenants.legacy_wanted():
         return
     logger.bind(url=arc.url).warning("legacy [arc] config detected — migrating to DB")
     binding = Binding(url=arc.url, api_key=arc.api_key, database=arc.database, measurement=arc.measurement)

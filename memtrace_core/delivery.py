@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -55,7 +56,7 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 class AnswerListener(Protocol):
     """Is told how an instance answers."""
 
-    def __call__(self, instance_id: str, *, refused: bool) -> None:
+    def __call__(self, instance: ArcInstance, *, refused: bool) -> None:
         """Take note."""
         ...
 
@@ -64,7 +65,7 @@ class Delivery:
     """Hands journaled memories to the gateway, one task per org, so that no org is slowed by another.
 
     Nothing leaves the journal but by the gateway's word; a failure keeps order and everything. `on_delivered` is
-    called with an org when memories of it wait to be confirmed, `on_answer` with an instance's id when it takes a
+    called with an org when memories of it wait to be confirmed, `on_answer` with an instance when it takes a
     batch or refuses our key.
     """
 
@@ -122,37 +123,59 @@ class Delivery:
         return _Sender(self, org_id).step
 
 
+class _Trouble(msgspec.Struct):
+    """How an instance has failed of late: how often in a row, until when it rests, how often it blamed nothing."""
+
+    failures: int = 0
+    rests_until: float = 0.0
+    suspicions: int = 0
+
+
 class _Sender:
-    """What one org's delivery remembers between steps."""
+    """What one org's delivery remembers between steps.
+
+    An org may have memories for a former instance, too; one that fails does not hold up the other.
+    """
 
     def __init__(self, delivery: Delivery, org_id: str) -> None:
         self._delivery = delivery
         self._org_id = org_id
-        self._failures = 0
-        self._suspicions = 0
+        self._troubles: dict[str, _Trouble] = {}
         self._flush_at: float | None = None
+        self._last_tries = False
 
     async def step(self) -> Pause | None:
         policy = self._delivery.policy
-        try:
-            async with self._delivery.place(self._failures) as size:
-                most = policy.most_rows if self._failures == 0 else policy.batch_size
-                batch = await self._delivery.journal.next_batch(self._org_id, most, size)
-                if batch is None:
-                    return None
-                if wait := self._until_flush(batch):
-                    return Pause(wait)
-                self._flush_at = None
+        now = self._delivery.clock.monotonic()
+        if self._delivery.draining and not self._last_tries:
+            # Whoever rests is tried once more before the end.
+            self._last_tries = True
+            for trouble in self._troubles.values():
+                trouble.rests_until = now
+        resting = {one: trouble.rests_until for one, trouble in self._troubles.items() if trouble.rests_until > now}
+        async with self._delivery.place(len(self._troubles)) as size:
+            try:
+                most = policy.batch_size if self._troubles else policy.most_rows
+                batch = await self._delivery.journal.next_batch(self._org_id, most, size, resting)
+            except MemtraceError as error:
+                return self._stopped(error)
+            if batch is None:
+                return Pause(min(resting.values()) - now) if resting and not self._delivery.draining else None
+            if wait := self._until_flush(batch):
+                return Pause(wait)
+            self._flush_at = None
+            try:
                 await self._send(batch)
-        except MemtraceError as error:
-            return self._failed(error)
-        self._succeeded()
+            except MemtraceError as error:
+                self._failed(batch.instance_id, error)
+            else:
+                self._succeeded(batch.instance_id)
         return Pause(0)
 
     def _until_flush(self, batch: PendingBatch) -> float:
         """Return how long a batch may still wait to fill, in seconds."""
         full = batch.more or len(batch.keys) >= self._delivery.policy.batch_size
-        if full or self._failures or self._delivery.draining:
+        if full or batch.instance_id in self._troubles or self._delivery.draining:
             return 0
         now = self._delivery.clock.monotonic()
         if self._flush_at is None:
@@ -166,20 +189,22 @@ class _Sender:
         try:
             await self._hand_over(instance, batch)
         except ArcRejected as error:
+            await self._delivery.gateway.ping(instance)
             await self._part(instance, batch, error)
         except ArcFailed as error:
-            self._suspicions += 1
+            policy = self._delivery.policy
+            trouble = self._troubles.setdefault(instance.id, _Trouble())
+            trouble.suspicions += 1
             lone = len(batch.keys) == 1
-            if self._suspicions < (
-                self._delivery.policy.condemn_after if lone else self._delivery.policy.suspect_after
-            ):
+            if trouble.suspicions < (policy.condemn_after if lone else policy.suspect_after):
                 raise
             # It fails again and again; if it can be talked to otherwise, the batch itself may be the reason.
             await self._delivery.gateway.ping(instance)
             if lone:
                 await self._set_aside(batch, error)
             else:
-                await self._search(instance, batch)
+                rounds = min(trouble.suspicions - policy.suspect_after, 16)
+                await self._search(instance, batch, policy.most_suspects << rounds)
 
     async def _hand_over(self, instance: ArcInstance, batch: PendingBatch) -> None:
         try:
@@ -195,7 +220,7 @@ class _Sender:
 
     def _answered(self, instance: ArcInstance, *, refused: bool) -> None:
         if self._delivery.on_answer is not None:
-            self._delivery.on_answer(instance.id, refused=refused)
+            self._delivery.on_answer(instance, refused=refused)
 
     async def _part(self, instance: ArcInstance, batch: PendingBatch, error: ArcRejected) -> None:
         """Halve a batch that Arc rejects, until the bad memory is alone."""
@@ -208,7 +233,7 @@ class _Sender:
             except ArcRejected as again:
                 await self._part(instance, half, again)
 
-    async def _search(self, instance: ArcInstance, batch: PendingBatch) -> None:
+    async def _search(self, instance: ArcInstance, batch: PendingBatch, most: int) -> None:
         """Look for memories that fail while their neighbours pass.
 
         An Arc that fails everything has a fault of its own: then nothing is set aside.
@@ -217,8 +242,6 @@ class _Sender:
             ArcFailed: not one memory passed.
         """
         passed = False
-        rounds = self._suspicions - self._delivery.policy.suspect_after
-        most = self._delivery.policy.most_suspects * 2 ** min(rounds, 16)
         failed: list[tuple[PendingBatch, ArcFailed | ArcRejected]] = []
         parts = list(batch.halves())
         while parts:
@@ -242,19 +265,24 @@ class _Sender:
         await self._delivery.journal.set_aside(batch, str(error))
         _log.error("memory set aside, arc refuses it: %s", error, extra={"org": self._org_id})
 
-    def _failed(self, error: MemtraceError) -> Pause | None:
-        self._failures += 1
+    def _failed(self, instance_id: str, error: MemtraceError) -> None:
+        trouble = self._troubles.setdefault(instance_id, _Trouble())
+        trouble.failures += 1
         # An outage is told once, not every few seconds for days.
-        level = logging.WARNING if self._failures == 1 else logging.DEBUG
+        level = logging.WARNING if trouble.failures == 1 else logging.DEBUG
         if error.code == REFUSES_KEY:
             level = logging.ERROR  # nothing but an operator can mend this
-        details = {"org": self._org_id, "failures": self._failures}
+        details = {"org": self._org_id, "failures": trouble.failures}
         _log.log(level, "delivery failed, will be repeated: %s", error, extra=details)
-        if self._delivery.draining:
-            return None
-        return Pause(self._delivery.policy.retry_after(self._failures), wakeable=False)
+        wait = math.inf if self._delivery.draining else self._delivery.policy.retry_after(trouble.failures)
+        trouble.rests_until = self._delivery.clock.monotonic() + wait
 
-    def _succeeded(self) -> None:
-        if self._failures:
-            _log.info("delivery works again", extra={"org": self._org_id, "failures": self._failures})
-        self._failures = self._suspicions = 0
+    def _stopped(self, error: MemtraceError) -> Pause | None:
+        _log.warning("the journal cannot be read for delivery: %s", error, extra={"org": self._org_id})
+        longest = self._delivery.policy.longest_retry.total_seconds()
+        return None if self._delivery.draining else Pause(longest, wakeable=False)
+
+    def _succeeded(self, instance_id: str) -> None:
+        trouble = self._troubles.pop(instance_id, None)
+        if trouble is not None and trouble.failures:
+            _log.info("delivery works again", extra={"org": self._org_id, "failures": trouble.failures})

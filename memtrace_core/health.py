@@ -26,7 +26,7 @@ class Health:
         self._gateway = gateway
         self._clock = clock
         self._reachable: dict[ArcInstance, bool] = {}
-        self._refusing: set[str] = set()
+        self._refusing: dict[str, str] = {}
         self._checks: dict[ArcInstance, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
 
@@ -58,14 +58,15 @@ class Health:
         unknown = [self._check(one) for one in instances if one not in self._reachable]
         if unknown:
             await asyncio.wait(unknown, timeout=FIRST_CHECK_WITHIN)
-        return {one.org_id: self._reachable.get(one, False) and one.id not in self._refusing for one in instances}
+        stuck = set(self._refusing.values())
+        return {one.org_id: self._reachable.get(one, False) and one.org_id not in stuck for one in instances}
 
-    def note_delivery(self, instance_id: str, *, refused: bool) -> None:
-        """Take note that an instance lets our writes in, or does not."""
+    def note_delivery(self, instance: ArcInstance, *, refused: bool) -> None:
+        """Take note that an instance, perhaps a former one, lets our writes in, or does not."""
         if refused:
-            self._refusing.add(instance_id)
+            self._refusing[instance.id] = instance.org_id
         else:
-            self._refusing.discard(instance_id)
+            self._refusing.pop(instance.id, None)
 
     def stop(self) -> None:
         """End the checks under way."""

@@ -6,7 +6,7 @@ implementation, the in-memory ones of `memtrace_core.testing` included.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -98,8 +98,17 @@ class Journal(Protocol):
         """Return the orgs that have memories waiting for delivery."""
         ...
 
-    async def next_batch(self, org_id: str, limit: int, max_bytes: int) -> PendingBatch | None:
-        """Return the oldest memories of an org that wait for delivery, all for one instance."""
+    async def next_batch(
+        self, org_id: str, limit: int, max_bytes: int, skipping: Collection[str] = ()
+    ) -> PendingBatch | None:
+        """Return the oldest memories of an org that wait for delivery, all for one instance.
+
+        Args:
+            org_id: the org.
+            limit: the most there may be.
+            max_bytes: the most bytes they may have together; a single larger one comes alone.
+            skipping: ids of instances to leave out.
+        """
         ...
 
     async def mark_delivered(self, batch: PendingBatch, *, durable: bool) -> None:
@@ -136,10 +145,10 @@ class Journal(Protocol):
         ...
 
     async def move_pending(self, instance: ArcInstance) -> int:
-        """Let everything the journal holds of the instance's org be delivered to `instance`; return how many.
+        """Let what waits in the journal of the instance's org be delivered to `instance`; return how many.
 
-        Also what was delivered elsewhere without confirmation, or set aside. For an embedded instance they are
-        stored there at once.
+        Also what was delivered elsewhere without confirmation, but not what is set aside. For an embedded instance
+        they are stored there at once, those set aside, too.
         """
         ...
 

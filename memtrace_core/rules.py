@@ -39,6 +39,20 @@ _TAG = re.compile(TAG_PATTERN.strip("^$"), re.ASCII)
 _ARC_DATABASE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}", re.ASCII)
 _ARC_MEASUREMENT = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}", re.ASCII)
 _UNQUERYABLE_MEASUREMENTS = ("pg_", "duckdb_", "information_schema", "read_parquet")
+# DuckDB's reserved words, and those that Arc refuses wherever they stand.
+_RESERVED_WORDS = frozenset(
+    """
+    all analyse analyze and any array as asc asymmetric both case cast check collate column
+    constraint create default deferrable desc describe distinct do else end except false fetch for
+    foreign from group having in initially intersect into lambda lateral leading limit not null
+    offset on only or order pivot pivot_longer pivot_wider placing primary qualify references
+    returning select show some summarize symmetric table then to trailing true union unique unpivot
+    using variadic when where window with anti asof authorization binary collation concurrently
+    cross freeze full glob ilike inner is isnull join left like natural notnull outer overlaps
+    positional right semi similar verbose set reset load call copy attach install pragma alter
+    delete detach drop export import insert truncate update
+    """.split()  # noqa: SIM905 - a list would fill two screens
+)
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -155,6 +169,8 @@ def arc_measurement(value: str, field: str) -> str:
         raise InvalidInput(
             f"{field} must be a letter and then up to 127 letters, digits or '_' (Arc cannot query a hyphen)"
         )
+    if value.lower() in _RESERVED_WORDS:
+        raise InvalidInput(f"{field} must not be a word of SQL that Arc cannot query as a name")
     if value.startswith(_UNQUERYABLE_MEASUREMENTS):
         raise InvalidInput(f"{field} must not begin with {', '.join(_UNQUERYABLE_MEASUREMENTS)}")
     return value

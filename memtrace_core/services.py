@@ -24,6 +24,7 @@ from memtrace_core.sessions import Sessions
 from memtrace_core.tenants import Tenants
 
 USES_EVERY = timedelta(seconds=60)
+LOOK_EVERY = timedelta(seconds=5)
 DRAIN_WITHIN = timedelta(seconds=10)
 
 _log = logging.getLogger("memtrace.services")
@@ -61,6 +62,9 @@ class Services:
         loop = asyncio.get_running_loop()
         self._tasks.append(loop.create_task(self.health.run()))
         self._tasks.append(loop.create_task(self._every(USES_EVERY, self.access.flush_uses)))
+        # An admin command in another process may have moved memories that wait.
+        self._tasks.append(loop.create_task(self._every(LOOK_EVERY, self.delivery.start)))
+        self._tasks.append(loop.create_task(self._every(LOOK_EVERY, self.confirmation.start)))
 
     async def stop(self, drain_within: timedelta = DRAIN_WITHIN) -> None:
         """Deliver what can be delivered, write down what is only in memory, and release everything."""

@@ -57,6 +57,8 @@ class Tenants:
         if org is None:
             org = Org(id=DEFAULT_ORG_ID, name=DEFAULT_ORG_NAME, created_at=self._clock.now())
             await self._repo.create_org(org)
+            # An org of this id may have been deleted before.
+            await self._journal.reopen_org(org.id)
         return org
 
     async def get_org(self, org_id: str) -> Org:
@@ -91,14 +93,17 @@ class Tenants:
         """
         await self.get_org(org_id)
         await self._journal.close_org(org_id)
-        held = await self._journal.holdings(org_id)
-        if held.undelivered and not discard_pending:
+        try:
+            held = await self._journal.holdings(org_id)
+            if held.undelivered and not discard_pending:
+                raise Conflict(
+                    f"{held.undelivered} memories of {org_id} are not safely in its Arc yet",
+                    code="undelivered_memories",
+                    hint="wait for delivery, or give --discard-pending to lose them",
+                )
+        except BaseException:
             await self._journal.reopen_org(org_id)
-            raise Conflict(
-                f"{held.undelivered} memories of {org_id} are not safely in its Arc yet",
-                code="undelivered_memories",
-                hint="wait for delivery, or give --discard-pending to lose them",
-            )
+            raise
         # Memories first: interrupted in between, the org is still there, closed, and can be deleted again.
         await self._journal.purge_org(org_id)
         await self._repo.delete_org(org_id)
@@ -198,9 +203,14 @@ class Tenants:
             return None
         return mask(self._vault.open(instance.sealed_api_key, arc_key_context(instance)))
 
+    async def legacy_wanted(self) -> bool:
+        """Tell whether an old `[arc]` block still counts: no org has an instance, or ever had the one it became."""
+        former = await self._repo.get_instance(DEFAULT_ORG_ID, LEGACY_INSTANCE_ID)
+        return former is None and not await self._repo.list_instances()
+
     async def migrate_legacy(self, legacy: Binding) -> ArcInstance | None:
-        """Bind `org_default` to the instance of an old `[arc]` block, unless any org is bound already."""
-        if await self._repo.list_instances():
+        """Bind `org_default` to the instance of an old `[arc]` block, if that still counts."""
+        if not await self.legacy_wanted():
             return None
         await self.ensure_default_org()
         filled = msgspec.structs.replace(legacy, database=legacy.database or "memory")

@@ -30,6 +30,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         """Take what uvicorn gives."""
         super().__init__(*args, **kwargs)
         self._reading_headers = True
+        self._message_complete = True
         self._header_bytes = 0
         self._header_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -60,7 +61,21 @@ class DeadlineProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Note that a request has begun."""
         self._reading_headers = True
+        self._message_complete = False
         super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """Note that the request is there as a whole."""
+        self._message_complete = True
+        self._stop_header_timer()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Give a request that is answered already a while to end, and no longer."""
+        super().on_response_complete()
+        if not self._message_complete and not self.transport.is_closing():
+            self._stop_header_timer()
+            self._header_timer = self.loop.call_later(self.read_timeout, self.transport.close)
 
     def on_headers_complete(self) -> None:
         """Note that the headers are there; the rest is the app's."""

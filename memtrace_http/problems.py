@@ -13,6 +13,7 @@ from litestar.exceptions import HTTPException
 
 from memtrace_core.errors import (
     ArcTimeout,
+    ArcUnreachable,
     Conflict,
     DuplicateMemory,
     Forbidden,
@@ -38,6 +39,8 @@ _STATUSES: tuple[tuple[type[MemtraceError], int], ...] = (
     (Unavailable, 503),
     (ArcTimeout, 504),
 )
+_ARC_AWAY = ArcUnreachable("the organization's Arc cannot be used at the moment")
+_ARC_SLOW = ArcTimeout("the organization's Arc did not answer in time")
 _PLACE = re.compile(r"(?P<what>.*) - at `(key in )?\$\.?(?P<where>.*)`", re.DOTALL)
 _WORDS = {"str": "string", "int": "whole number", "float": "number", "bool": "boolean", "object": "object"}
 
@@ -91,6 +94,10 @@ def on_memtrace_error(request: AnyRequest, error: MemtraceError) -> Response[Pro
         _log.error("request failed: %s", error, extra={"request_id": _request_id(request)})
         return _answer(request, 500, Problem(error="internal error", code="internal"))
     headers = {}
+    if isinstance(error, ArcUnreachable | ArcTimeout):
+        # What an Arc says may hold SQL, and is for the operator.
+        _log.warning("arc: %s", error, extra={"request_id": _request_id(request)})
+        error = _ARC_AWAY if isinstance(error, ArcUnreachable) else _ARC_SLOW
     if isinstance(error, Unavailable) and error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
     if status == 401:

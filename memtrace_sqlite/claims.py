@@ -23,8 +23,8 @@ Claim = tuple[str, str, str, int]
 class Claims:
     """The claims of one journal, within one transaction at a time.
 
-    Every method belongs inside a write transaction; `begin` comes first in each, because other processes add and
-    drop tables too.
+    Every method belongs inside a write transaction; `begin` comes first in each, and `prepare` before claims are
+    looked for or added. A command that adds none leaves the tables as they are, whatever window its settings have.
     """
 
     def __init__(self, connection: apsw.Connection, window: timedelta) -> None:
@@ -34,9 +34,13 @@ class Claims:
         self._starts: list[int] = []
         self._lookup = ""
 
-    def begin(self, now: int) -> None:
-        """See which tables there are; add one for `now` (in µs) if need be and drop those past the window."""
-        starts = [start for (start,) in self._connection.execute("SELECT start FROM claim_tables ORDER BY start")]
+    def begin(self) -> None:
+        """See which tables there are; other processes add and drop some, too."""
+        self._use([start for (start,) in self._connection.execute("SELECT start FROM claim_tables ORDER BY start")])
+
+    def prepare(self, now: int) -> None:
+        """Drop the tables that are past the window at `now` (in µs), and add one for it if need be."""
+        starts = self._starts
         # A table's claims are all older than the next table, whatever stretch was in force when it was made.
         past = [start for start, following in pairwise(starts) if following + self._window <= now]
         for start in past:
@@ -53,7 +57,10 @@ class Claims:
                 """
             )
             self._connection.execute("INSERT INTO claim_tables VALUES (?)", (now,))
-            starts.append(now)
+            starts = [*starts, now]
+        self._use(starts)
+
+    def _use(self, starts: list[int]) -> None:
         if starts != self._starts:
             self._starts = starts
             self._lookup = " UNION ALL ".join(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -103,9 +103,11 @@ class SqliteJournal:
         """Return the orgs with delivered memories."""
         return await self.readers.run(lambda connection: _orgs(connection, "journal_delivered", DELIVERED))
 
-    async def next_batch(self, org_id: str, limit: int, max_bytes: int) -> PendingBatch | None:
+    async def next_batch(
+        self, org_id: str, limit: int, max_bytes: int, skipping: Collection[str] = ()
+    ) -> PendingBatch | None:
         """Return the oldest undelivered memories of an org for one instance."""
-        return await self.readers.run(lambda connection: _batch(connection, org_id, limit, max_bytes))
+        return await self.readers.run(lambda connection: _batch(connection, org_id, limit, max_bytes, skipping))
 
     async def mark_delivered(self, batch: PendingBatch, *, durable: bool) -> None:
         """Record a delivery."""
@@ -247,7 +249,9 @@ class SqliteJournal:
         for seq, memory_id, time_us, instance_id, state, delivered_at, resent in rows:
             if state != DELIVERED:
                 break
-            due = delivered_at and delivered_at + settle_us * (1 << min(resent, MOST_DOUBLINGS))
+            # The clock may have been set back since; and 0 means durable, due at any time.
+            known = 0 < delivered_at <= now
+            due = delivered_at + settle_us * (1 << min(resent, MOST_DOUBLINGS)) if known else 0
             if not keys:
                 if due > now:
                     return from_us(due)
@@ -279,26 +283,45 @@ def _orgs(connection: apsw.Connection, index: str, state: int) -> list[str]:
     return orgs
 
 
-def _batch(connection: apsw.Connection, org_id: str, limit: int, max_bytes: int) -> PendingBatch | None:
+def _batch(
+    connection: apsw.Connection, org_id: str, limit: int, max_bytes: int, skipping: Collection[str]
+) -> PendingBatch | None:
+    heads = {seq: instance for instance, seq in _heads(connection, org_id) if instance not in skipping}
+    if not heads:
+        return None
+    first, *others = sorted(heads)
+    instance_id = heads[first]
     rows = connection.execute(
         f"""
-        SELECT seq, instance_id, bytes, {COLUMNS} FROM journal INDEXED BY journal_pending
-        WHERE org_id = ? AND state = {PENDING} ORDER BY seq LIMIT ?
+        SELECT seq, bytes, {COLUMNS} FROM journal INDEXED BY journal_pending
+        WHERE org_id = ? AND instance_id = ? AND state = {PENDING} ORDER BY seq LIMIT ?
         """,
-        (org_id, limit + 1),
+        (org_id, instance_id, limit + 1),
     )
     keys: list[int] = []
     memories: list[Memory] = []
-    batch_instance, total, more = "", 0, False
-    for seq, instance_id, size, *row in rows:
+    total, more = 0, bool(others)
+    for seq, size, *row in rows:
         total += size
-        if keys and (instance_id != batch_instance or total > max_bytes or len(keys) == limit):
+        # What is younger than another instance's oldest must not overtake it.
+        if keys and (total > max_bytes or len(keys) == limit or (others and seq > others[0])):
             more = True
             break
-        batch_instance = instance_id
         keys.append(seq)
         memories.append(memory_of(org_id, tuple(row)))
-    return PendingBatch(org_id, batch_instance, tuple(keys), memories, more) if keys else None
+    return PendingBatch(org_id, instance_id, tuple(keys), memories, more)
+
+
+def _heads(connection: apsw.Connection, org_id: str) -> Iterator[tuple[str, int]]:
+    """Yield each instance that pending memories are for, and the oldest of them, by skipping along the index."""
+    sql = f"""
+        SELECT instance_id, seq FROM journal INDEXED BY journal_pending
+        WHERE org_id = ? AND state = {PENDING} AND instance_id > ? ORDER BY instance_id, seq LIMIT 1
+    """
+    instance_id = ""
+    while found := connection.execute(sql, (org_id, instance_id)).fetchone():
+        instance_id, seq = found
+        yield instance_id, seq
 
 
 def _times(

@@ -20,6 +20,7 @@ from memtrace_sqlite.rows import COLUMNS, PLACES, MemoryRow, Value, row_of
 
 ROW_OVERHEAD_BYTES = 200
 PURGE_ROWS = 5_000
+SHARES = 64
 
 PENDING, DELIVERED, SET_ASIDE = 0, 1, 2
 
@@ -47,12 +48,14 @@ class Ledger:
             "SELECT last_time, pending_bytes FROM ledger"
         )
         self._next = max(to_us(self._clock.now()), self._last + 1)
-        self._claims.begin(self._next)
+        self._claims.begin()
+        self._claims_ready = False
         self._claimed: dict[tuple[str, str], Claim] = {}
         self._pending: list[tuple[str | int, ...]] = []
         self._embedded: list[tuple[int | str | float | None, ...]] = []
         self._active: dict[tuple[str, str], int] = {}
         self._stores: dict[str, int] = {}
+        self._backlog: dict[str, int] = {}
         self._open_orgs: set[str] = set()
 
     def finish(self) -> None:
@@ -61,6 +64,9 @@ class Ledger:
         self._connection.execute(
             "UPDATE ledger SET last_time = ?, pending_bytes = ?", (self._last, self._pending_bytes)
         )
+
+        if self._backlog:
+            self._connection.executemany("REPLACE INTO backlog VALUES (?, ?)", self._backlog.items())
 
     def write_rows(self) -> None:
         """Write the rows collected so far, so that the next statement sees them."""
@@ -90,9 +96,17 @@ class Ledger:
             JournalFull: too many bytes wait for delivery already.
         """
         self._check_open(instance.org_id)
-        if not instance.embedded and self._pending_bytes >= self._max_bytes:
+        self._prepare_claims()
+        # An org that waits for nothing much may go on while others fill the journal.
+        full = self._pending_bytes >= self._max_bytes
+        if full and not instance.embedded and self._backlog_of(instance.org_id) >= self._max_bytes // SHARES:
             raise JournalFull("the journal is full of memories that Arc has not taken yet")
         return [self._append_one(instance, draft) for draft in drafts]
+
+    def _prepare_claims(self) -> None:
+        if not self._claims_ready:
+            self._claims.prepare(self._next)
+            self._claims_ready = True
 
     def _append_one(self, instance: ArcInstance, draft: Draft) -> Memory | Duplicate:
         org_id, time, key = instance.org_id, self._next, draft.dedup_key
@@ -111,7 +125,7 @@ class Ledger:
             self._embedded.append((self._store(instance), *row))
         else:
             size = _size(row)
-            self._pending_bytes += size
+            self._count_bytes(org_id, size)
             self._pending.append((org_id, instance.id, size, *row))  # type: ignore[arg-type]
         return draft.stamped(org_id, identity, from_us(time))
 
@@ -141,7 +155,7 @@ class Ledger:
         sql = f"{change} WHERE seq = ? AND org_id = ? AND instance_id = ? AND state = {PENDING} RETURNING bytes"
         for key in batch.keys:
             changed = self._connection.execute(sql, (*values, key, batch.org_id, batch.instance_id))
-            self._pending_bytes -= sum(size for (size,) in changed)
+            self._count_bytes(batch.org_id, -sum(size for (size,) in changed))
 
     def confirm(self, org_id: str, keys: Sequence[int]) -> None:
         """Remove delivered memories."""
@@ -157,36 +171,54 @@ class Ledger:
             WHERE seq = ? AND org_id = ? AND state = {DELIVERED} RETURNING bytes
         """
         for key in keys:
-            self._pending_bytes += sum(size for (size,) in self._connection.execute(sql, (key, org_id)))
+            self._count_bytes(org_id, sum(size for (size,) in self._connection.execute(sql, (key, org_id))))
 
     def move_pending(self, instance: ArcInstance) -> int:
-        """Let all that the journal holds of an org wait for one instance, or store it there if it is embedded."""
+        """Let what waits in an org's journal wait for one instance, or store it there if it is embedded."""
         self.write_rows()
         org_id = instance.org_id
-        ((waiting, everything),) = self._connection.execute(
-            f"SELECT coalesce(sum(bytes) FILTER (WHERE state = {PENDING}), 0), coalesce(sum(bytes), 0) "
-            "FROM journal WHERE org_id = ?",
-            (org_id,),
-        )
         if instance.embedded:
+            waiting = self._bytes_of(org_id, PENDING)
             self._connection.execute(
-                f"INSERT INTO embedded (store, {COLUMNS}) "
-                f"SELECT ?, {COLUMNS} FROM journal WHERE org_id = ? ORDER BY seq",
+                f"""
+                INSERT INTO embedded (store, {COLUMNS})
+                SELECT ?, {COLUMNS} FROM journal WHERE org_id = ? ORDER BY seq
+                """,
                 (self._store(instance), org_id),
             )
             self._connection.execute("DELETE FROM journal WHERE org_id = ?", (org_id,))
-            self._pending_bytes -= waiting
-        else:
-            self._connection.execute(
-                f"UPDATE journal SET instance_id = ?, state = {PENDING}, answer = NULL WHERE org_id = ?",
-                (instance.id, org_id),
-            )
-            self._pending_bytes += everything - waiting
+            moved = self._connection.changes()
+            self._count_bytes(org_id, -waiting)
+            return moved
+        # What is set aside stays so: newer memories may have left the journal, so it has no place in line any more.
+        self._count_bytes(org_id, self._bytes_of(org_id, DELIVERED))
+        self._connection.execute(
+            f"UPDATE journal SET instance_id = ?, state = {PENDING} WHERE org_id = ? AND state <> {SET_ASIDE}",
+            (instance.id, org_id),
+        )
         return self._connection.changes()
+
+    def _bytes_of(self, org_id: str, state: int) -> int:
+        ((total,),) = self._connection.execute(
+            "SELECT coalesce(sum(bytes), 0) FROM journal WHERE org_id = ? AND state = ?", (org_id, state)
+        )
+        return int(total)
+
+    def _count_bytes(self, org_id: str, change: int) -> None:
+        self._pending_bytes += change
+        self._backlog[org_id] = self._backlog_of(org_id) + change
+
+    def _backlog_of(self, org_id: str) -> int:
+        """Return how many bytes of an org wait for delivery."""
+        if org_id not in self._backlog:
+            found = self._connection.execute("SELECT bytes FROM backlog WHERE org_id = ?", (org_id,)).fetchone()
+            self._backlog[org_id] = found[0] if found else 0
+        return self._backlog[org_id]
 
     def load_claims(self, instance: ArcInstance, found: Sequence[Memory]) -> None:
         """Claim the dedup keys of memories that were stored elsewhere, where nobody has claimed them here."""
         self.write_rows()
+        self._prepare_claims()
         self._claims.add_absent(
             (memory.org_id, memory.dedup_key, memory.memory_id, to_us(memory.time))
             for memory in found
@@ -238,7 +270,7 @@ class Ledger:
             portion = f"SELECT seq FROM {table} WHERE {owner} ORDER BY seq LIMIT {PURGE_ROWS}"
             self._connection.execute(f"DELETE FROM {table} WHERE seq IN ({portion})", (org_id,))
             removed += self._connection.changes()
-        self._pending_bytes -= freed
+        self._count_bytes(org_id, -freed)
         if removed:
             return True
         self._connection.execute("DELETE FROM stores WHERE org_id = ?", (org_id,))

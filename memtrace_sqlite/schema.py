@@ -119,9 +119,14 @@ CREATE TABLE journal (
     {_MEMORY}
 ) STRICT;
 CREATE INDEX journal_time ON journal (org_id, time, memory_id);
-CREATE INDEX journal_pending ON journal (org_id, seq) WHERE state = 0;
+CREATE INDEX journal_pending ON journal (org_id, instance_id, seq) WHERE state = 0;
 CREATE INDEX journal_delivered ON journal (org_id, seq) WHERE state = 1;
 CREATE INDEX journal_set_aside ON journal (org_id, seq) WHERE state = 2;
+
+CREATE TABLE backlog (
+    org_id TEXT PRIMARY KEY,
+    bytes INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE stores (
     store INTEGER PRIMARY KEY,

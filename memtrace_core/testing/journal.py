@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -107,13 +107,15 @@ class InMemoryJournal:
         """Return the orgs with delivered memories."""
         return self._orgs(_State.DELIVERED)
 
-    async def next_batch(self, org_id: str, limit: int, max_bytes: int) -> PendingBatch | None:
+    async def next_batch(
+        self, org_id: str, limit: int, max_bytes: int, skipping: Collection[str] = ()
+    ) -> PendingBatch | None:
         """Return the oldest undelivered memories for one instance."""
         self._check_open()
         batch: list[tuple[int, _Entry]] = []
         size, more = 0, False
         for key, entry in self._of(org_id):
-            if entry.state is not _State.PENDING:
+            if entry.state is not _State.PENDING or entry.instance_id in skipping:
                 continue
             size += len(entry.memory.content.encode())
             full = len(batch) == limit or size > max_bytes
@@ -154,7 +156,8 @@ class InMemoryJournal:
         run: list[tuple[int, _Entry]] = []
         for key, entry in itertools.islice(unconfirmed, limit):
             wait = settle * (1 << min(entry.resent, 5))
-            due = EPOCH if entry.delivered_at == EPOCH else entry.delivered_at + wait
+            known = EPOCH < entry.delivered_at <= now  # the clock may have been set back since
+            due = entry.delivered_at + wait if known else EPOCH
             if entry.state is not _State.DELIVERED or (run and entry.instance_id != run[0][1].instance_id):
                 break
             if due > now:
@@ -183,7 +186,11 @@ class InMemoryJournal:
     async def move_pending(self, instance: ArcInstance) -> int:
         """Let everything of the org go to one instance."""
         self._check_open()
-        moved = self._of(instance.org_id)
+        moved = [
+            (key, entry)
+            for key, entry in self._of(instance.org_id)
+            if instance.embedded or entry.state is not _State.SET_ASIDE
+        ]
         for key, entry in moved:
             if instance.embedded:
                 self.embedded[shelf_of(instance)].append(self._entries.pop(key).memory)
