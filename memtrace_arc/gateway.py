@@ -12,7 +12,7 @@ from memtrace_arc.client import ArcClient, Endpoint, MissingColumn
 from memtrace_arc.sql import COLUMNS, EVERYTHING, Dialect, Window, window_of
 from memtrace_arc.windows import windows_of
 from memtrace_arc.wire import CountRow, Row, encode_batch
-from memtrace_core.errors import ArcUnreachable, VaultError
+from memtrace_core.errors import ArcTimeout, ArcUnreachable, VaultError
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.ports import Clock, KeyVault
 from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
@@ -112,7 +112,7 @@ class ArcGateway:
 
     async def ping(self, instance: ArcInstance) -> None:
         """Ask for nothing, with the instance's key."""
-        await self._client.query(self._endpoint(instance), "SELECT 1", _number)
+        await self._probe(self._endpoint(instance))
 
     async def server_version(self, instance: ArcInstance) -> str | None:
         """Return the version, if the server's health endpoint tells it."""
@@ -168,12 +168,19 @@ class ArcGateway:
             # The oldest Arc says the same of a missing measurement as of any failure.
             if instance.id in self._existing:
                 raise ArcUnreachable(str(error)) from None
-            await self._client.query(endpoint, "SELECT 1", _number)
+            await self._probe(endpoint)
             return None
         if not found.columns:
             return None
         self._existing.add(instance.id)
         return set(found.columns) & set(COLUMNS)
+
+    async def _probe(self, endpoint: Endpoint) -> None:
+        """Return if a statement that needs nothing is answered."""
+        try:
+            await self._client.query(endpoint, "SELECT 1", _number)
+        except (ArcTimeout, MissingColumn) as error:
+            raise ArcUnreachable(str(error)) from None
 
     def _endpoint(self, instance: ArcInstance) -> Endpoint:
         if instance.sealed_api_key is None:

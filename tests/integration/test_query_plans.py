@@ -136,11 +136,11 @@ def test_delivery_finds_its_work_by_the_partial_index(tmp_path):
         await world.journal.next_batch(ORG, 100, 1 << 20)
         await world.journal.pending_orgs()
 
-    batch, *orgs = plans(tmp_path, ask)
-    assert batch == ["SEARCH journal USING INDEX journal_pending (org_id=?)"]
-    assert orgs
-    for plan in orgs:
-        assert all("journal_pending (org_id>?)" in step for step in plan)
+    for plan in plans(tmp_path, ask):
+        assert plan
+        assert all(
+            step.startswith("SEARCH journal USING") and "INDEX journal_pending (org_id" in step for step in plan
+        )
 
 
 def test_confirmation_finds_its_work_by_indexes(tmp_path):
