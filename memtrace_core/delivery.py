@@ -215,6 +215,9 @@ class _Sender:
             raise
         self._answered(instance, refused=False)
         await self._delivery.journal.mark_delivered(batch, durable=durable)
+        self._told()
+
+    def _told(self) -> None:
         if self._delivery.on_delivered is not None:
             self._delivery.on_delivered(self._org_id)
 
@@ -264,6 +267,8 @@ class _Sender:
     async def _set_aside(self, batch: PendingBatch, error: MemtraceError) -> None:
         await self._delivery.journal.set_aside(batch, str(error))
         _log.error("memory set aside, arc refuses it: %s", error, extra={"org": self._org_id})
+        # Younger neighbours may be delivered already: now it is their turn to be confirmed.
+        self._told()
 
     def _failed(self, instance_id: str, error: MemtraceError) -> None:
         trouble = self._troubles.setdefault(instance_id, _Trouble())

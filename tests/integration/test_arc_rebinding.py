@@ -101,7 +101,7 @@ def test_set_aside_memories_stay_aside_when_others_are_moved(tmp_path, arcs):
     """What the old Arc refused has no place in line any more: it stays readable, and hides nothing younger."""
 
     async def body():
-        old, new = arcs
+        old, _ = arcs
         old.faults.reject = {"m0001": 400}
         async with World(tmp_path, old).running() as world:
             org_id = await world.org()
