@@ -39,7 +39,7 @@ from memtrace_core.timewindow import to_us
 Result = TypeVar("Result")
 
 # How long drawing takes says more about the machine than about the code.
-settings.register_profile("memtrace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("memtrace", max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("memtrace")
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

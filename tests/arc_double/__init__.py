@@ -3,11 +3,12 @@
 from arc_double.double import ArcDouble
 from arc_double.faults import Faults
 from arc_double.process import ArcProcess
-from arc_double.records import ADMIN_TOKEN, READ_TOKEN, VERSIONS, WRITE_TOKEN, QueryRecord, WriteRecord
+from arc_double.records import ADMIN_TOKEN, READ_TOKEN, RELEASED, VERSIONS, WRITE_TOKEN, QueryRecord, WriteRecord
 
 __all__ = [
     "ADMIN_TOKEN",
     "READ_TOKEN",
+    "RELEASED",
     "VERSIONS",
     "WRITE_TOKEN",
     "ArcDouble",

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 VERSIONS = ("26.02.1", "26.06.3", "26.09.1")
 OLDEST = VERSIONS[0]
+# What a client meets in the field: the suites of the client run over these, the double's own over all.
+RELEASED = VERSIONS[:2]
 
 READ_TOKEN = "arc-read-token"
 WRITE_TOKEN = "arc-write-token"

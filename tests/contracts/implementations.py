@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from arc_double import VERSIONS, ArcDouble
+from arc_double import RELEASED, ArcDouble
 from builders import embedded_instance, instance
 
 from memtrace_arc import ArcGateway as GatewayToArc
@@ -249,7 +249,7 @@ JOURNALS: list[tuple[str, Factory[JournalHarness]]] = [
 ]
 WRITING_GATEWAYS: list[tuple[str, Factory[WritingHarness]]] = [
     ("in memory", gateway_in_memory),
-    *((f"arc {version}", functools.partial(gateway_to_arc, version)) for version in VERSIONS),
+    *((f"arc {version}", functools.partial(gateway_to_arc, version)) for version in RELEASED),
 ]
 GATEWAYS: list[tuple[str, Factory[GatewayHarness]]] = [
     *WRITING_GATEWAYS,

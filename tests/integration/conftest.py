@@ -10,7 +10,7 @@ from hypothesis import settings
 NOBODY = 65534
 
 # What is slow under load is no failure.
-settings.register_profile("integration", deadline=None, max_examples=60)
+settings.register_profile("integration", deadline=None, max_examples=15)
 settings.load_profile("integration")
 
 # None of these tests cuts the power, so their many fsyncs may go to memory where there is enough of it.

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from arc_double import VERSIONS
+from arc_double import RELEASED
 from builders import AGENTS, MICROSECOND, ORG, OTHER_NODE, START, aims, draft, drafts, memory, queries, run, walk
 from contracts.implementations import embedded_in_sqlite, gateway_in_memory, gateway_to_arc
 from hypothesis import HealthCheck, given, settings
@@ -24,7 +24,7 @@ EVERYTHING = MemoryQuery(org_id=ORG, limit=1000)
 STEPS = (MICROSECOND, HOUR / 2, HOUR - MICROSECOND, HOUR, 24 * HOUR, 168 * HOUR, 31 * 24 * HOUR)
 
 over_three_stores = settings(
-    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -66,7 +66,7 @@ async def stores(stack, folder, timed):
     for name, factory in (
         ("memory", gateway_in_memory),
         ("embedded", embedded_in_sqlite),
-        ("arc", lambda *rest: gateway_to_arc(VERSIONS[1], *rest)),
+        ("arc", lambda *rest: gateway_to_arc(RELEASED[1], *rest)),
     ):
         clock = ManualClock(START if name == "embedded" else now)
         held = await stack.enter_async_context(factory(folder(), clock, OFF))
@@ -136,7 +136,7 @@ def foldable():
     ]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", RELEASED)
 def test_search_takes_capitals_for_small_letters_and_back(version, tmp_path):
     """Every letter whose lower case is one character is found by either case."""
 
@@ -185,7 +185,7 @@ def test_the_ends_of_time_bound_like_any_other_moment(tmp_path, changes):
     """Bounds, positions and ids from the first to the last possible moment have an answer, the specified one."""
 
     async def body():
-        async with gateway_to_arc(VERSIONS[1], tmp_path, ManualClock(START + HOUR), OFF) as held:
+        async with gateway_to_arc(RELEASED[1], tmp_path, ManualClock(START + HOUR), OFF) as held:
             one = held.instance_of(ORG)
             kept = await held.keep(one, [(START + MICROSECOND, draft("a")), (START + HOUR / 2, draft("b"))])
             asked = msgspec.structs.replace(EVERYTHING, **changes)
@@ -200,7 +200,7 @@ def test_memories_of_a_clock_that_is_ahead_are_found(tmp_path, order, ahead):
     """Another node's clock may be ahead by up to two days."""
 
     async def body():
-        async with gateway_to_arc(VERSIONS[1], tmp_path, ManualClock(START), OFF) as held:
+        async with gateway_to_arc(RELEASED[1], tmp_path, ManualClock(START), OFF) as held:
             one = held.instance_of(ORG)
             kept = [memory(START - HOUR / 2), memory(START + ahead, node=OTHER_NODE)]
             await held.gateway.write(one, kept)

@@ -8,7 +8,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 from aiohttp import web
-from arc_double import VERSIONS, ArcDouble
+from arc_double import RELEASED, ArcDouble
 from builders import ORG, START, instance, memory, run
 from contracts.implementations import KnownKeyVault
 
@@ -48,7 +48,7 @@ def requests(gateway, one):
     yield gateway.write(one, [KEPT])
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=RELEASED)
 def arc(request):
     """An Arc of each version that holds one memory."""
     with ArcDouble(version=request.param, max_buffer_age_ms=0) as double:

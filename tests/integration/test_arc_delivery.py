@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from arc_double import VERSIONS, ArcDouble, engine
+from arc_double import RELEASED, ArcDouble, engine
 from builders import run
 
 from memtrace_arc import ArcGateway
@@ -135,7 +135,7 @@ def arc():
         yield double
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=RELEASED)
 def any_arc(request):
     """An Arc of each version."""
     with ArcDouble(version=request.param, max_buffer_age_ms=0) as double:
@@ -276,7 +276,7 @@ def test_silence_is_an_ambiguous_answer(tmp_path, arc):
     run(body())
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", RELEASED)
 def test_every_memory_is_seen_once_while_arc_loses_delays_and_fails(tmp_path, version):
     """20% of batches dropped, 10% unanswered, 10% failed: each memory is seen once, and is in Arc in the end."""
 
@@ -286,7 +286,7 @@ def test_every_memory_is_seen_once_while_arc_loses_delays_and_fails(tmp_path, ve
                 {
                     "drop_share": 0.2,
                     "lost_answer_share": 0.1,
-                    "lost_answer": "silence" if version == VERSIONS[1] else "reset",
+                    "lost_answer": "silence" if version == RELEASED[1] else "reset",
                     "error_before_share": 0.05,
                     "error_after_share": 0.05,
                 }

@@ -600,7 +600,7 @@ ODD = [
 ]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     text=st.one_of(st.sampled_from(ODD), st.text(st.characters(exclude_categories=["Cs"]))),
     other=st.sampled_from(ODD),

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from arc_double import VERSIONS
+from arc_double import RELEASED
 from builders import ORG, START, draft, run
 from contracts.implementations import gateway_to_arc, shared_arc
 
@@ -23,7 +23,7 @@ NODE = "fedcba"
 EVERYTHING = MemoryQuery(org_id=ORG, limit=1000)
 ADAS = AgentCountQuery(org_id=ORG, agent_id="ada", recent_since=NOW - 24 * HOUR)
 
-every_version = pytest.mark.parametrize("version", VERSIONS)
+every_version = pytest.mark.parametrize("version", RELEASED)
 
 
 class Held:
@@ -302,7 +302,7 @@ def test_a_filled_history_of_the_go_service_is_counted_and_paged():
     """A long history is walked page by page without a gap or a repetition."""
 
     async def body():
-        async with opened(VERSIONS[1]) as held:
+        async with opened(RELEASED[1]) as held:
             held.arc.fill(
                 held.one.database,
                 held.one.measurement,

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from arc_double import VERSIONS
+from arc_double import RELEASED
 from builders import ORG, OTHER_ORG, START, memory, run
 from contracts.implementations import gateway_to_arc, shared_arc
 
@@ -53,7 +53,7 @@ TEXTS = [
     '"',
 ]
 MEBIBYTE = 1 << 20
-every_version = pytest.mark.parametrize("version", VERSIONS)
+every_version = pytest.mark.parametrize("version", RELEASED)
 
 
 def opened(version):

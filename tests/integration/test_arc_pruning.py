@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from arc_double import VERSIONS, ArcDouble
+from arc_double import RELEASED, ArcDouble
 from builders import org, run
 from integration.test_arc_delivery import World
 
@@ -18,7 +18,7 @@ ROWS = 20
 FEW = 30
 
 
-@pytest.fixture(scope="module", params=VERSIONS[1:2])
+@pytest.fixture(scope="module", params=RELEASED[1:])
 def arc(request):
     """An Arc with a long history of an org that is called `org_fill`."""
     with ArcDouble(version=request.param) as double:
