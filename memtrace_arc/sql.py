@@ -25,23 +25,6 @@ LONGEST_PRUNED = timedelta(days=40)
 EARLIEST = datetime(1970, 1, 2, tzinfo=UTC)
 LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 
-COLUMNS = (
-    "time",
-    "org_id",
-    "agent_id",
-    "session_id",
-    "memory_type",
-    "event_type",
-    "content",
-    "metadata_json",
-    "tags_csv",
-    "dedup_key",
-    "importance",
-    "parent_id",
-    "memory_id",
-)
-# What another writer may have left out; the words are ours, so they may stand in quotes.
-_DEFAULTS = {"memory_type": "episodic", "event_type": "general"}
 _SELECTED = (
     "agent_id",
     "session_id",
@@ -54,6 +37,9 @@ _SELECTED = (
     "importance",
     "parent_id",
 )
+COLUMNS = ("time", "org_id", *_SELECTED, "memory_id")
+# What another writer may have left out; the words are ours, so they may stand in quotes.
+_DEFAULTS = {"memory_type": "episodic", "event_type": "general"}
 
 
 class Window(msgspec.Struct, frozen=True):

@@ -7,16 +7,14 @@ from datetime import datetime
 from memtrace_core.errors import InvalidInput
 from memtrace_core.query import MemoryQuery, Order, Position, decode_cursor, encode_cursor
 from memtrace_core.timewindow import parse_bound
-from memtrace_http.schemas import AgentMemoriesQuery, SearchBody, SessionMemoriesQuery
+from memtrace_http.schemas import FilterQuery, SearchBody
 
 DEFAULT_LIMIT = 100
-
-Filters = AgentMemoriesQuery | SessionMemoriesQuery
 
 
 def listing(
     org_id: str,
-    filters: Filters,
+    filters: FilterQuery,
     now: datetime,
     *,
     agent_id: str | None = None,

@@ -98,34 +98,30 @@ class SessionsQuery(PageQuery, frozen=True):
     agent_id: Text = None
 
 
-class AgentMemoriesQuery(Query, frozen=True):
+class FilterQuery(Query, frozen=True):
+    """Filters and page of any listing of memories."""
+
+    memory_type: Text = None
+    event_type: Text = None
+    tags: Text = None
+    since: Text = None
+    until: Text = None
+    limit: Count = None
+    offset: Count = None
+    order: Text = None
+    cursor: Text = None
+
+
+class AgentMemoriesQuery(FilterQuery, frozen=True):
     """Filters and page of an agent's memories."""
 
     session_id: Text = None
-    memory_type: Text = None
-    event_type: Text = None
-    tags: Text = None
-    since: Text = None
-    until: Text = None
-    limit: Count = None
-    offset: Count = None
-    order: Text = None
-    cursor: Text = None
 
 
-class SessionMemoriesQuery(Query, frozen=True):
+class SessionMemoriesQuery(FilterQuery, frozen=True):
     """Filters and page of a session's memories."""
 
     agent_id: Text = None
-    memory_type: Text = None
-    event_type: Text = None
-    tags: Text = None
-    since: Text = None
-    until: Text = None
-    limit: Count = None
-    offset: Count = None
-    order: Text = None
-    cursor: Text = None
 
 
 class MemoriesQuery(AgentMemoriesQuery, frozen=True):
