@@ -174,7 +174,9 @@ def set_arc(
 
 @app.command
 def show_arc(org_id: str, /, *, as_json: Json = False) -> None:
-    """Show an organization's Arc instance, its API key masked.
+    """Show an organization's Arc instance, its API key masked, and how many memories are on their way to it.
+
+    Memories that Arc refuses are set aside: they stay readable, and Arc's answer is in the server's log.
 
     Example: memtrace org show-arc org_a1b2c3
 
@@ -185,7 +187,9 @@ def show_arc(org_id: str, /, *, as_json: Json = False) -> None:
     """
 
     async def work(services: Services) -> dict[str, str | None]:
-        return _described(services, await services.tenants.instance_of(org_id))
+        described = _described(services, await services.tenants.instance_of(org_id))
+        held = await services.tenants.holdings(org_id)
+        return {**described, "waiting": str(held.pending + held.delivered), "set_aside": str(held.set_aside)}
 
     _say_instance("Arc instance", administer(work), as_json)
 

@@ -12,6 +12,7 @@ from memtrace_core.model import ArcInstance
 from memtrace_core.ports import ArcGateway, Clock
 
 MOST_AT_ONCE = 16
+MOST_PER_SECOND = 50
 CHECK_EVERY = timedelta(seconds=15)
 FIRST_CHECK_WITHIN = 2.0
 
@@ -35,7 +36,8 @@ class Health:
         while True:
             instances = await self._instances()
             for instance in instances:
-                await self._clock.sleep(CHECK_EVERY.total_seconds() / len(instances))
+                # Thousands of instances are checked less often rather than faster.
+                await self._clock.sleep(max(CHECK_EVERY.total_seconds() / len(instances), 1 / MOST_PER_SECOND))
                 self._check(instance)
             if not instances:
                 await self._clock.sleep(CHECK_EVERY.total_seconds())
