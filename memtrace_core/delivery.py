@@ -245,24 +245,28 @@ class _Sender:
             ArcFailed: not one memory passed.
         """
         passed = False
-        failed: list[tuple[PendingBatch, ArcFailed | ArcRejected]] = []
+        failed: list[PendingBatch] = []
         parts = list(batch.halves())
         while parts:
             part = parts.pop(0)
             try:
                 await self._hand_over(instance, part)
                 passed = True
-            except (ArcFailed, ArcRejected) as error:
+            except (ArcFailed, ArcRejected):
                 if len(part.keys) > 1:
                     parts[:0] = part.halves()
                     continue
-                failed.append((part, error))
+                failed.append(part)
                 if not passed and len(failed) >= most:
                     break
         if not passed:
             raise ArcFailed("not one memory of the batch was taken")
-        for part, reason in failed:
-            await self._set_aside(part, reason)
+        # Arc may have recovered on the way: only what fails again beside neighbours that pass is to blame.
+        for part in failed:
+            try:
+                await self._hand_over(instance, part)
+            except (ArcFailed, ArcRejected) as error:
+                await self._set_aside(part, error)
 
     async def _set_aside(self, batch: PendingBatch, error: MemtraceError) -> None:
         await self._delivery.journal.set_aside(batch, str(error))

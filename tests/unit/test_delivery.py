@@ -871,3 +871,26 @@ def test_a_delivery_that_dies_of_a_defect_is_logged_and_begins_again_with_the_ne
 
     run(body())
     assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_an_arc_that_recovers_while_bad_memories_are_looked_for_sets_nothing_aside():
+    """What failed before the first memory passed is tried once more, for Arc may have been at fault until then."""
+
+    async def body():
+        services = await prepared(DeliveryPolicy(batch_size=3, flush_interval=SECOND, suspect_after=1))
+        original, attempts = services.gateway.write, []
+
+        async def write(one, memories):
+            attempts.append(len(memories))
+            if len(attempts) <= 4:
+                raise ArcFailed("Failed to write records")
+            return await original(one, memories)
+
+        services.gateway.write = write
+        await services.memories.remember(ORG, [NewMemory(agent_id="ada", content=one) for one in "abc"])
+        await settle()
+        assert attempts == [3, 1, 2, 1, 1, 1, 1]
+        assert (await services.journal.holdings(ORG)).set_aside == 0
+        assert sorted(one.content for batch in services.gateway.written for one in batch) == ["a", "b", "c"]
+
+    run(body())
