@@ -1,4 +1,4 @@
-"""HTTP to Arc servers: one session for all of them, with a limit of connections to each."""
+"""HTTP to one Arc instance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from memtrace_arc.wire import Failure, ServerHealth
 from memtrace_core.errors import REFUSES_KEY, ArcFailed, ArcRejected, ArcTimeout, ArcUnreachable, MemtraceError
 
-CONNECTIONS_PER_HOST = 32
+MOST_CONNECTIONS = 16
 KEEP_ALIVE_SECONDS = 30
 MOST_ERROR_CHARACTERS = 300
 
@@ -52,7 +52,8 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 class ArcClient:
     """Sends writes and queries. Times out a connection after `connect_timeout`, an answer after `query_timeout`,
-    both in seconds. Redirects are never followed: they would carry the API key along.
+    both in seconds. Opens at most `MOST_CONNECTIONS` at once, and none before it is used; a request that finds none
+    free waits, at most for `query_timeout`. Redirects are never followed: they would carry the API key along.
     """
 
     def __init__(self, connect_timeout: float, query_timeout: float) -> None:
@@ -126,10 +127,7 @@ class ArcClient:
         if self._closed:
             raise ArcUnreachable("the client is closed")
         if self._session is None:
-            connector = aiohttp.TCPConnector(
-                limit=0, limit_per_host=CONNECTIONS_PER_HOST, keepalive_timeout=KEEP_ALIVE_SECONDS
-            )
-            # No cookies: they would go from one tenant's Arc to another's on the same host.
+            connector = aiohttp.TCPConnector(limit=MOST_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_SECONDS)
             self._session = aiohttp.ClientSession(
                 connector=connector, timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar()
             )

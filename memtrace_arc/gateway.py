@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from memtrace_arc.client import ArcClient, Endpoint, MissingColumn
+from memtrace_arc.clients import Clients
 from memtrace_arc.sql import COLUMNS, EVERYTHING, Dialect, Window, window_of
 from memtrace_arc.windows import windows_of
 from memtrace_arc.wire import CountRow, Row, encode_batch
@@ -73,12 +74,13 @@ class ArcGateway:
     ) -> None:
         self._vault = vault
         self._clock = clock
-        self._client = ArcClient(connect_timeout, query_timeout)
+        self._clients = Clients(lambda: ArcClient(connect_timeout, query_timeout))
         self._existing: set[str] = set()
 
     async def write(self, instance: ArcInstance, memories: Sequence[Memory]) -> bool:
         """Hand memories over. Arc has them in its memory then, so they are never durable on return."""
-        await self._client.write(self._endpoint(instance), encode_batch(instance.measurement, memories))
+        async with self._clients.of(instance) as client:
+            await client.write(self._endpoint(instance), encode_batch(instance.measurement, memories))
         return False
 
     async def query(self, instance: ArcInstance, query: MemoryQuery) -> list[Memory]:
@@ -112,15 +114,17 @@ class ArcGateway:
 
     async def ping(self, instance: ArcInstance) -> None:
         """Ask for nothing, with the instance's key."""
-        await self._probe(self._endpoint(instance))
+        async with self._clients.of(instance) as client:
+            await self._probe(client, instance)
 
     async def server_version(self, instance: ArcInstance) -> str | None:
         """Return the version, if the server's health endpoint tells it."""
-        return await self._client.server_version(instance.url)
+        async with self._clients.of(instance) as client:
+            return await client.server_version(instance.url)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.close()
+        await self._clients.close()
 
     async def _ask(
         self,
@@ -137,48 +141,49 @@ class ArcGateway:
         window is an error. Rows must not be taken for another writer's when a file of ours has just come: so after
         a statement without `memory_id` it is made sure that there still is no such column.
         """
-        endpoint = self._endpoint(instance)
-        dialect = Dialect(instance.measurement)
-        for _ in range(MOST_ATTEMPTS):
-            try:
-                answer = await self._client.query(endpoint, render(dialect), decoder)
-            except MissingColumn:
-                present = await self._present(instance, endpoint, dialect, window)
-                if present is None or (needs_ids and "memory_id" not in present):
-                    return None
+        async with self._clients.of(instance) as client:
+            endpoint = self._endpoint(instance)
+            dialect = Dialect(instance.measurement)
+            for _ in range(MOST_ATTEMPTS):
+                try:
+                    answer = await client.query(endpoint, render(dialect), decoder)
+                except MissingColumn:
+                    present = await self._present(client, instance, dialect, window)
+                    if present is None or (needs_ids and "memory_id" not in present):
+                        return None
+                    dialect = Dialect(instance.measurement, present)
+                    continue
+                if dialect.names_ids:
+                    if answer.columns:
+                        self._existing.add(instance.id)
+                    return answer
+                present = await self._present(client, instance, dialect, window)
+                if present is None or "memory_id" not in present:
+                    return answer
                 dialect = Dialect(instance.measurement, present)
-                continue
-            if dialect.names_ids:
-                if answer.columns:
-                    self._existing.add(instance.id)
-                return answer
-            present = await self._present(instance, endpoint, dialect, window)
-            if present is None or "memory_id" not in present:
-                return answer
-            dialect = Dialect(instance.measurement, present)
         raise ArcUnreachable("arc's columns change too fast to be read")
 
     async def _present(
-        self, instance: ArcInstance, endpoint: Endpoint, dialect: Dialect, window: Window
+        self, client: ArcClient, instance: ArcInstance, dialect: Dialect, window: Window
     ) -> set[str] | None:
         """Return the columns that there are in a window, None without a measurement."""
         try:
-            found = await self._client.query(endpoint, dialect.columns(window), _columns)
+            found = await client.query(self._endpoint(instance), dialect.columns(window), _columns)
         except MissingColumn as error:
             # The oldest Arc says the same of a missing measurement as of any failure.
             if instance.id in self._existing:
                 raise ArcUnreachable(str(error)) from None
-            await self._probe(endpoint)
+            await self._probe(client, instance)
             return None
         if not found.columns:
             return None
         self._existing.add(instance.id)
         return set(found.columns) & set(COLUMNS)
 
-    async def _probe(self, endpoint: Endpoint) -> None:
+    async def _probe(self, client: ArcClient, instance: ArcInstance) -> None:
         """Return if a statement that needs nothing is answered."""
         try:
-            await self._client.query(endpoint, "SELECT 1", _number)
+            await client.query(self._endpoint(instance), "SELECT 1", _number)
         except (ArcTimeout, MissingColumn) as error:
             raise ArcUnreachable(str(error)) from None
 

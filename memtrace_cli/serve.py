@@ -15,7 +15,7 @@ from memtrace_cli.context import settings as load
 from memtrace_cli.dev import LOOPBACK, dev_setup
 from memtrace_cli.logs import configure_logs
 from memtrace_cli.secrets import master_key
-from memtrace_cli.server import Server, address_of, bound_socket
+from memtrace_cli.server import Server, address_of, bound_socket, raise_open_files
 from memtrace_cli.settings import Settings
 from memtrace_sqlite import MasterKey, Mode
 
@@ -37,6 +37,7 @@ def serve_dev(port: int | None) -> int:
 
 
 async def _serve(settings: Settings, key: MasterKey) -> int:
+    raise_open_files()
     bound = bound_socket(settings.server.host, settings.server.port)
     services = compose(settings, key, Mode.MIGRATE)
     try:

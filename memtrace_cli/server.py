@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from memtrace_cli.settings import SettingsError
 from memtrace_http import Edge, with_deadlines
 
 BACKLOG = 2048
+MOST_OPEN_FILES = 65_536
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
@@ -36,6 +38,14 @@ def bound_socket(host: str, port: int) -> socket.socket:
         ) from None
     bound.set_inheritable(True)
     return bound
+
+
+def raise_open_files() -> None:
+    """Let this process open as many files and connections as it may; many systems grant only 1,024 unasked."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def address_of(bound: socket.socket) -> str:

@@ -62,9 +62,6 @@ class ArcDouble:
             raise failed[0]
         return self
 
-    def _run(self, ready, failed):
-        asyncio.run(self._serve(ready, failed))
-
     async def _serve(self, ready, failed):
         offset = self._server.offset if self._server else 0.0
         self._server = ArcServer(self.options, self.data)

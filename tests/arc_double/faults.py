@@ -11,6 +11,7 @@ DEFAULTS: dict[str, Any] = {
     "hang": False,
     "hang_writes": False,
     "hang_queries": False,
+    "hang_database": None,
     "lost_answer_share": 0.0,
     "lost_answer": "reset",
     "error_before_share": 0.0,

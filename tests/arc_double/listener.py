@@ -9,6 +9,7 @@ from arc_double.server import ArcServer
 from arc_double.wire import reset
 
 HOST = "127.0.0.1"
+TURNS_TO_ACCEPT = 5  # of the loop, from the event that says that there is a connection to its protocol
 
 
 class Listener:
@@ -56,12 +57,19 @@ class Listener:
 
     async def _cut(self):
         """Refuse new connections and reset the open ones, those too that were being accepted meanwhile."""
+        await self._refuse()
+        for connection in list(self._runner.server.connections):
+            reset(connection.transport)
+        await asyncio.sleep(0)
+
+    async def _refuse(self):
+        """Close the port. A connection that is just being accepted would be lost, so accept no more before."""
+        for listening in self._listening.sockets:
+            self._loop.remove_reader(listening.fileno())
+        for _ in range(TURNS_TO_ACCEPT):
+            await asyncio.sleep(0)
         self._listening.close()
         self._listening = None
-        for _ in range(5):
-            await asyncio.sleep(0)
-            for connection in list(self._runner.server.connections):
-                reset(connection.transport)
 
     async def close(self, gracefully: bool) -> None:
         """End: answer what is running and flush, or lose the buffer and reset every connection."""
@@ -71,7 +79,7 @@ class Listener:
             if self._listening:
                 await self._cut()
         elif self._listening:
-            self._listening.close()
+            await self._refuse()
         self.server.closing = True
         await self._runner.cleanup()
         if self._control:

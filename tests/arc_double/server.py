@@ -126,7 +126,15 @@ class ArcServer:
 
     async def hung(self, request: web.Request, kind: str) -> bool:
         """Wait for the end of a hang; true if there was one, and the connection is gone."""
-        waited = await self._while_open(request, lambda: self.faults.hang or getattr(self.faults, kind))
+        database = request.headers.get("x-arc-database")
+
+        def hangs():
+            return (self.faults.hang or getattr(self.faults, kind)) and self.faults.hang_database in (
+                None,
+                database,
+            )
+
+        waited = await self._while_open(request, hangs)
         if waited:
             reset(request.transport)
         return waited

@@ -35,8 +35,8 @@ def statement(request: web.Request, body: bytes) -> str:
 
 def reset(transport: asyncio.Transport | None) -> None:
     """End a connection as a killed process does: at once, with a RST."""
-    if transport is None or transport.is_closing():
+    if transport is None:
         return
-    if (raw := transport.get_extra_info("socket")) is not None:
+    if not transport.is_closing() and (raw := transport.get_extra_info("socket")) is not None:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()

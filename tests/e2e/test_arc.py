@@ -15,10 +15,6 @@ from e2e.client_walk import Recorder, fail, public_methods, walk
 from e2e.processes import Deployment, Server, Tenant, eventually
 from memtrace import AsyncMemtrace, Memtrace
 
-# The double drops connections when it is "down" or ends; one that was not closed in time is reported in whatever
-# test the garbage collector runs in. The server under test is another process, so nothing of it is hidden here.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 numbers = itertools.count()
 
 # Memories go to Arc at once, and leave the journal as soon as they were seen there.

@@ -1,4 +1,6 @@
 import socket
+import subprocess
+import sys
 
 import pytest
 from builders import in_memory, run
@@ -155,3 +157,14 @@ def test_a_damaged_check_value_is_told_from_a_wrong_key(tmp_path):
     connection.close()
     with pytest.raises(SettingsError, match="its check of the master key is damaged"):
         compose(settings_in(tmp_path), KEY, Mode.MIGRATE)
+
+
+@pytest.mark.parametrize(("hard", "expected"), [(2048, 2048), (512, 512)])
+def test_the_server_takes_all_the_open_files_it_may_have(hard, expected):
+    """Thousands of connections must not end at what a shell grants unasked."""
+    script = (
+        "from memtrace_cli.server import *; raise_open_files(); print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    limited = f'ulimit -Sn 256; ulimit -Hn {hard}; exec "$0" -c "{script}"'
+    ended = subprocess.run(["/bin/sh", "-c", limited, sys.executable], capture_output=True, text=True, check=True)
+    assert ended.stdout == f"({expected}, {hard})\n"
