@@ -56,6 +56,11 @@ def say_json(value: object) -> None:
     say(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+def say_json_line(value: object) -> None:
+    """Print a value as JSON in one line."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+
+
 def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows below their columns.
 
@@ -86,6 +91,16 @@ def confirm(question: str) -> bool:
 def shown_time(moment: datetime | None, absent: str = "-") -> str:
     """Return a time to the second, as people read it."""
     return absent if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def shown_bytes(size: int) -> str:
+    """Return a size as people read it, in powers of 1,024."""
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
 
 
 def one_line(text: str) -> str:

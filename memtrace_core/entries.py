@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from datetime import datetime
 
 import msgspec
@@ -62,6 +63,42 @@ class JournalView(msgspec.Struct, frozen=True):
 
     horizon: Horizon
     memories: list[Memory]
+
+
+class EntryState(enum.Enum):
+    """Where a memory in the journal stands."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    SET_ASIDE = "set_aside"
+
+
+class JournalEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A memory in the journal, and what became of it so far.
+
+    `answer` is what Arc said when it last refused the memory. `bytes` is what it counts for in the journal.
+    """
+
+    key: int
+    instance_id: str
+    state: EntryState
+    resent: int
+    bytes: int
+    answer: str | None
+    memory: Memory
+
+
+class OrgBacklog(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an org's delivery is: how many memories are in each state, the time of the oldest that is not set
+    aside, and the bytes of those not delivered.
+    """
+
+    org_id: str
+    pending: int
+    delivered: int
+    set_aside: int
+    oldest: datetime | None
+    pending_bytes: int
 
 
 class PendingBatch(msgspec.Struct, frozen=True):

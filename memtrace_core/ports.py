@@ -10,7 +10,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from memtrace_core.entries import DeliveredRun, Draft, Duplicate, JournalView, OrgHoldings, PendingBatch
+from memtrace_core.entries import (
+    DeliveredRun,
+    Draft,
+    Duplicate,
+    EntryState,
+    JournalEntry,
+    JournalView,
+    OrgBacklog,
+    OrgHoldings,
+    PendingBatch,
+)
 from memtrace_core.model import (
     Agent,
     AgentCounts,
@@ -150,6 +160,28 @@ class Journal(Protocol):
         Also what was delivered elsewhere without confirmation, but not what is set aside. For an embedded instance
         they are stored there at once, those set aside, too.
         """
+        ...
+
+    async def backlogs(self) -> list[OrgBacklog]:
+        """Return how far delivery is, for each org that has memories here, the embedded store apart."""
+        ...
+
+    async def entries(
+        self, org_id: str, states: Collection[EntryState], limit: int, after: int = 0
+    ) -> list[JournalEntry]:
+        """Return an org's memories in these states, oldest first, beginning behind the key `after`."""
+        ...
+
+    async def retry(self, org_id: str, memory_ids: Collection[str] | None = None) -> int:
+        """Let memories that are set aside be sent again, all of them if none is named; return how many.
+
+        They stay out of line: what is younger may have left the journal already. At most 100 of an org are on
+        their way at a time, so that readers can tell each of them from its copy in Arc; the others follow.
+        """
+        ...
+
+    async def drop(self, org_id: str, memory_ids: Collection[str]) -> int:
+        """Remove memories for good, whatever their state, and free their dedup claims; return how many."""
         ...
 
     async def claims_loaded(self, instance: ArcInstance) -> bool:

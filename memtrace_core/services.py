@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from memtrace_core.access import Access
 from memtrace_core.agents import Agents
+from memtrace_core.backlog import Backlog
 from memtrace_core.claims import ClaimLoading
 from memtrace_core.clock import SystemClock
 from memtrace_core.confirmation import Confirmation, ConfirmationPolicy
@@ -40,6 +41,7 @@ class Services:
     tenants: Tenants
     access: Access
     health: Health
+    backlog: Backlog
     delivery: Delivery
     confirmation: Confirmation
     claim_loading: ClaimLoading
@@ -145,6 +147,7 @@ def build_services(
         tenants=Tenants(repo, journal, vault, clock),
         access=Access(directory, journal, clock, enabled=authenticate),
         health=health,
+        backlog=Backlog(repo, journal),
         delivery=deliveries,
         confirmation=confirming,
         claim_loading=loading,

@@ -85,6 +85,14 @@ class Claims:
             f"INSERT OR IGNORE INTO {_table(self._starts[-1])} VALUES (?, ?, ?, ?)", claims
         )
 
+    def free(self, org_id: str, dedup_key: str, memory_id: str) -> None:
+        """Drop the claim of one memory, if it still holds it."""
+        for start in self._starts:
+            self._connection.execute(
+                f"DELETE FROM {_table(start)} WHERE org_id = ? AND dedup_key = ? AND memory_id = ?",
+                (org_id, dedup_key, memory_id),
+            )
+
     def free_org(self, org_id: str) -> None:
         """Drop all claims of an org."""
         for start in self._starts:

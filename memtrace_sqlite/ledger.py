@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import apsw
@@ -11,7 +11,7 @@ import apsw
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.entries import Draft, Duplicate, PendingBatch
 from memtrace_core.errors import JournalFull, OrgClosing
-from memtrace_core.identifiers import memory_id
+from memtrace_core.identifiers import memory_id, parse_memory_id
 from memtrace_core.model import ArcInstance, Memory
 from memtrace_core.ports import Clock
 from memtrace_core.timewindow import from_us, to_us
@@ -21,6 +21,7 @@ from memtrace_sqlite.rows import COLUMNS, PLACES, MemoryRow, Value, row_of
 ROW_OVERHEAD_BYTES = 200
 PURGE_ROWS = 5_000
 SHARES = 64
+MOST_OUT_OF_LINE = 100  # of an org on their way again: a statement for Arc has room for no more of their ids
 
 PENDING, DELIVERED, SET_ASIDE = 0, 1, 2
 
@@ -141,7 +142,7 @@ class Ledger:
 
     def _is_oldest(self, batch: PendingBatch) -> bool:
         oldest = self._connection.execute(
-            f"SELECT seq FROM journal WHERE org_id = ? AND state <> {SET_ASIDE} ORDER BY time LIMIT 1",
+            "SELECT seq FROM journal WHERE org_id = ? AND answer IS NULL ORDER BY time LIMIT 1",
             (batch.org_id,),
         ).fetchone()
         return oldest is not None and oldest[0] in batch.keys
@@ -149,6 +150,57 @@ class Ledger:
     def set_aside(self, batch: PendingBatch, answer: str) -> None:
         """Mark a batch as refused by its instance."""
         self._release(batch, f"UPDATE journal SET state = {SET_ASIDE}, answer = ?", answer)
+        self._send_retries(batch.org_id)
+
+    def retry(self, org_id: str, memory_ids: Collection[str] | None) -> int:
+        """Let memories that are set aside wait for delivery again, when there is room."""
+        aside = f"UPDATE journal SET retry = 1 WHERE org_id = ? AND answer IS NOT NULL AND state = {SET_ASIDE}"
+        if memory_ids is None:
+            self._connection.execute(aside, (org_id,))
+            marked = self._connection.changes()
+        else:
+            marked = 0
+            for time, identity in _moments(memory_ids):
+                self._connection.execute(f"{aside} AND time = ? AND memory_id = ?", (org_id, time, identity))
+                marked += self._connection.changes()
+        self._send_retries(org_id)
+        return marked
+
+    def _send_retries(self, org_id: str) -> None:
+        """Put as many of the memories that shall be tried again on their way as readers can tell apart."""
+        sent = self._connection.execute(
+            f"""
+            UPDATE journal SET state = {PENDING}, retry = 0, resent = 0 WHERE seq IN (
+                SELECT seq FROM journal
+                WHERE org_id = ?1 AND answer IS NOT NULL AND state = {SET_ASIDE} AND retry ORDER BY seq LIMIT max(0,
+                    {MOST_OUT_OF_LINE} - (
+                        SELECT count(*) FROM journal
+                        WHERE org_id = ?1 AND answer IS NOT NULL AND state < {SET_ASIDE}
+                    )
+                )
+            ) RETURNING bytes
+            """,
+            (org_id,),
+        )
+        if freed := sum(size for (size,) in sent):
+            self._count_bytes(org_id, freed)
+
+    def drop(self, org_id: str, memory_ids: Collection[str]) -> int:
+        """Remove memories for good, and free their claims."""
+        self.write_rows()
+        dropped = 0
+        sql = """
+            DELETE FROM journal WHERE org_id = ? AND time = ? AND memory_id = ? RETURNING dedup_key, state, bytes
+        """
+        for time, identity in _moments(memory_ids):
+            for dedup_key, state, size in self._connection.execute(sql, (org_id, time, identity)):
+                dropped += 1
+                if state == PENDING:
+                    self._count_bytes(org_id, -size)
+                if dedup_key is not None:
+                    self._claims.free(org_id, dedup_key, identity)
+        self._send_retries(org_id)
+        return dropped
 
     def _release(self, batch: PendingBatch, change: str, *values: Value) -> None:
         self.write_rows()
@@ -163,6 +215,7 @@ class Ledger:
             f"DELETE FROM journal WHERE seq = ? AND org_id = ? AND state = {DELIVERED}",
             [(key, org_id) for key in keys],
         )
+        self._send_retries(org_id)
 
     def resend(self, org_id: str, keys: Sequence[int]) -> None:
         """Let delivered memories wait again."""
@@ -299,6 +352,14 @@ class Ledger:
             )
             self._stores[instance.id] = store
         return int(store)
+
+
+def _moments(memory_ids: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Yield the time of each memory, by which it is found, with its id; what is no id of ours is left out."""
+    for identity in memory_ids:
+        parsed = parse_memory_id(identity)
+        if parsed is not None:
+            yield parsed[0], identity
 
 
 def _size(row: MemoryRow) -> int:

@@ -31,11 +31,13 @@ from memtrace_sqlite.metadata_rows import (
     session_of,
     session_row,
 )
+from memtrace_sqlite.presence import Presence
 from memtrace_sqlite.rows import Value
 from memtrace_sqlite.schema import METADATA
 
 CHECK_CONTEXT = "metadata|check"
 CHECK_VALUE = "memtrace"
+LOOK_SECONDS = 1.0
 
 _INSTANCE = "instance_id, org_id, url, database, measurement, sealed_api_key, created_at, updated_at"
 _KEY = "key_id, org_id, name, digest, permissions, created_at, expires_at, revoked_at"
@@ -71,11 +73,14 @@ class SqliteMetadataRepo:
             self._connection.close()
             raise
         self._seen: tuple[object, int] = (None, 0)
+        self._presence = Presence(path)
+        self._file_presence = Presence(path, ("",), every=LOOK_SECONDS)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metadata")
         self._closed = False
 
     def version(self) -> int:
         """Return the version of orgs, instances and keys, in about two microseconds when nothing changed."""
+        self._file_presence.check()
         with reporting(self._path):
             data_version = self._watch.pragma("data_version")
             if data_version != self._seen[0]:
@@ -308,6 +313,7 @@ class SqliteMetadataRepo:
 
     async def _write(self, work: Callable[[], Result]) -> Result:
         def transacted() -> Result:
+            self._presence.check()
             with transaction(self._connection):
                 return work()
 

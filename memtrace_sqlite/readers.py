@@ -13,6 +13,7 @@ import apsw
 
 from memtrace_core.errors import StorageUnavailable
 from memtrace_sqlite.database import open_reader, reporting, snapshot
+from memtrace_sqlite.presence import Presence
 from memtrace_sqlite.rows import prepare
 
 MOST_THREADS = 4
@@ -25,6 +26,7 @@ class Readers:
 
     def __init__(self, path: Path, threads: int = MOST_THREADS) -> None:
         self._path = path
+        self._presence = Presence(path, ("",))
         self._local = threading.local()
         self._connections: list[apsw.Connection] = []
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"reader of {path.name}")
@@ -49,6 +51,7 @@ class Readers:
                 connection.close()
 
     def _read(self, work: Callable[[apsw.Connection], Result]) -> Result:
+        self._presence.check()
         with reporting(self._path):
             connection: apsw.Connection | None = getattr(self._local, "connection", None)
             if connection is None:

@@ -173,5 +173,13 @@ CREATE TABLE closed_orgs (
 ) STRICT, WITHOUT ROWID;
 """
 
+# An answer marks a memory that was once set aside: it has lost its place in line for good, though it may be sent
+# again. retry: 1 for one that shall be when there is room.
+_JOURNAL_2 = """
+ALTER TABLE journal ADD COLUMN retry INTEGER NOT NULL DEFAULT 0;
+DROP INDEX journal_set_aside;
+CREATE INDEX journal_aside ON journal (org_id, state, seq) WHERE answer IS NOT NULL;
+"""
+
 METADATA = Schema("metadata database", 0x4D744D64, (_METADATA_1,))
-JOURNAL = Schema("journal", 0x4D744A6E, (_JOURNAL_1,))
+JOURNAL = Schema("journal", 0x4D744A6E, (_JOURNAL_1, _JOURNAL_2))

@@ -14,6 +14,7 @@ import apsw
 
 from memtrace_core.errors import JournalFull, MemtraceError, StorageUnavailable
 from memtrace_sqlite.database import reporting, transaction
+from memtrace_sqlite.presence import Presence
 
 MOST_IN_GROUP = 512
 
@@ -64,6 +65,7 @@ class GroupWriter(Generic[State]):
         self._path = path
         self._connection = connection
         self._state = state
+        self._presence = Presence(path)
         self._jobs: queue.SimpleQueue[_Job[State, object] | None] = queue.SimpleQueue()
         self._closed = False
         self._lock = threading.Lock()
@@ -109,6 +111,7 @@ class GroupWriter(Generic[State]):
 
     def _commit(self, group: Sequence[_Job[State, object]]) -> None:
         try:
+            self._presence.check()
             with reporting(self._path), self._full_disk(), transaction(self._connection):
                 self._state.begin()
                 for job in group:

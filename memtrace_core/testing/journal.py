@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import itertools
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,7 +11,17 @@ import msgspec
 
 from memtrace_core import identifiers
 from memtrace_core.dedup import DedupPolicy
-from memtrace_core.entries import DeliveredRun, Draft, Duplicate, JournalView, OrgHoldings, PendingBatch
+from memtrace_core.entries import (
+    DeliveredRun,
+    Draft,
+    Duplicate,
+    EntryState,
+    JournalEntry,
+    JournalView,
+    OrgBacklog,
+    OrgHoldings,
+    PendingBatch,
+)
 from memtrace_core.errors import OrgClosing, StorageUnavailable
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.ports import Clock
@@ -20,30 +29,25 @@ from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, OwnSpan
 from memtrace_core.testing.shelves import Shelf, counted, shelf_of
 from memtrace_core.timewindow import EPOCH, from_us, to_us
 
-
-class _State(enum.Enum):
-    PENDING = enum.auto()
-    DELIVERED = enum.auto()
-    SET_ASIDE = enum.auto()
+MOST_OUT_OF_LINE = 100
 
 
 class _Entry(msgspec.Struct):
     instance_id: str
     memory: Memory
-    state: _State = _State.PENDING
+    state: EntryState = EntryState.PENDING
     delivered_at: datetime = EPOCH
     resent: int = 0
+    answer: str | None = None
+    retry: bool = False
 
 
 class InMemoryJournal:
-    """A journal in a dict. `embedded` is the store of memories for embedded instances, `answers` why memories were
-    set aside, by `memory_id`.
-    """
+    """A journal in a dict. `embedded` is the store of memories for embedded instances."""
 
     def __init__(self, clock: Clock, dedup: DedupPolicy | None = None) -> None:
         self.node = identifiers.new_node_id()
         self.embedded: dict[Shelf, list[Memory]] = defaultdict(list)
-        self.answers: dict[str, str] = {}
         self._clock = clock
         self._dedup = dedup or DedupPolicy()
         self._entries: dict[int, _Entry] = {}
@@ -101,11 +105,11 @@ class InMemoryJournal:
 
     async def pending_orgs(self) -> list[str]:
         """Return the orgs with undelivered memories."""
-        return self._orgs(_State.PENDING)
+        return self._orgs(EntryState.PENDING)
 
     async def unconfirmed_orgs(self) -> list[str]:
         """Return the orgs with delivered memories."""
-        return self._orgs(_State.DELIVERED)
+        return self._orgs(EntryState.DELIVERED)
 
     async def next_batch(
         self, org_id: str, limit: int, max_bytes: int, skipping: Collection[str] = ()
@@ -115,7 +119,7 @@ class InMemoryJournal:
         batch: list[tuple[int, _Entry]] = []
         size, more = 0, False
         for key, entry in self._of(org_id):
-            if entry.state is not _State.PENDING or entry.instance_id in skipping:
+            if entry.state is not EntryState.PENDING or entry.instance_id in skipping:
                 continue
             size += len(entry.memory.content.encode())
             full = len(batch) == limit or size > max_bytes
@@ -134,10 +138,10 @@ class InMemoryJournal:
         older = [
             key
             for key, entry in self._of(batch.org_id)
-            if entry.state is not _State.SET_ASIDE and key < min(batch.keys, default=0)
+            if entry.answer is None and key < min(batch.keys, default=0)
         ]
         for key, entry in pending:
-            entry.state = _State.DELIVERED
+            entry.state = EntryState.DELIVERED
             entry.delivered_at = EPOCH if durable else self._clock.now()
             if durable and not older:
                 del self._entries[key]
@@ -145,20 +149,29 @@ class InMemoryJournal:
     async def set_aside(self, batch: PendingBatch, answer: str) -> None:
         """Keep what an instance refuses."""
         for _, entry in self._still_pending(batch):
-            entry.state = _State.SET_ASIDE
-            self.answers[entry.memory.memory_id] = answer
+            entry.state, entry.answer = EntryState.SET_ASIDE, answer
+        self._send_retries(batch.org_id)
 
     async def next_delivered(self, org_id: str, settle: timedelta, limit: int) -> DeliveredRun | datetime | None:
         """Return the org's oldest memories if they are due, or when they will be."""
         self._check_open()
+        unconfirmed = itertools.dropwhile(lambda one: one[1].answer is not None, self._of(org_id))
+        in_line = itertools.takewhile(lambda one: one[1].answer is None, unconfirmed)
+        due = [self._run(org_id, itertools.islice(in_line, limit), settle)]
+        due += [self._run(org_id, [one], settle) for one in self._of(org_id) if one[1].answer is not None]
+        runs = [one for one in due if isinstance(one, DeliveredRun)]
+        return runs[0] if runs else min((one for one in due if isinstance(one, datetime)), default=None)
+
+    def _run(
+        self, org_id: str, entries: Iterable[tuple[int, _Entry]], settle: timedelta
+    ) -> DeliveredRun | datetime | None:
         now = self._clock.now()
-        unconfirmed = itertools.dropwhile(lambda one: one[1].state is _State.SET_ASIDE, self._of(org_id))
         run: list[tuple[int, _Entry]] = []
-        for key, entry in itertools.islice(unconfirmed, limit):
+        for key, entry in entries:
             wait = settle * (1 << min(entry.resent, 5))
             known = EPOCH < entry.delivered_at <= now  # the clock may have been set back since
             due = entry.delivered_at + wait if known else EPOCH
-            if entry.state is not _State.DELIVERED or (run and entry.instance_id != run[0][1].instance_id):
+            if entry.state is not EntryState.DELIVERED or (run and entry.instance_id != run[0][1].instance_id):
                 break
             if due > now:
                 if not run:
@@ -176,11 +189,12 @@ class InMemoryJournal:
         """Let delivered memories go."""
         for key, _ in self._delivered(org_id, keys):
             del self._entries[key]
+        self._send_retries(org_id)
 
     async def resend(self, org_id: str, keys: Sequence[int]) -> None:
         """Let delivered memories wait again."""
         for _, entry in self._delivered(org_id, keys):
-            entry.state = _State.PENDING
+            entry.state = EntryState.PENDING
             entry.resent += 1
 
     async def move_pending(self, instance: ArcInstance) -> int:
@@ -189,14 +203,81 @@ class InMemoryJournal:
         moved = [
             (key, entry)
             for key, entry in self._of(instance.org_id)
-            if instance.embedded or entry.state is not _State.SET_ASIDE
+            if instance.embedded or entry.state is not EntryState.SET_ASIDE
         ]
         for key, entry in moved:
             if instance.embedded:
                 self.embedded[shelf_of(instance)].append(self._entries.pop(key).memory)
             else:
-                self._entries[key] = _Entry(instance.id, entry.memory)
+                self._entries[key] = _Entry(instance.id, entry.memory, answer=entry.answer)
         return len(moved)
+
+    async def backlogs(self) -> list[OrgBacklog]:
+        """Count, org by org."""
+        self._check_open()
+        return [self._backlog(org_id) for org_id in sorted({one.memory.org_id for one in self._entries.values()})]
+
+    def _backlog(self, org_id: str) -> OrgBacklog:
+        held = [entry for _, entry in self._of(org_id)]
+        states = [entry.state for entry in held]
+        return OrgBacklog(
+            org_id=org_id,
+            pending=states.count(EntryState.PENDING),
+            delivered=states.count(EntryState.DELIVERED),
+            set_aside=states.count(EntryState.SET_ASIDE),
+            oldest=min((entry.memory.time for entry in held if entry.answer is None), default=None),
+            pending_bytes=sum(_size(entry.memory) for entry in held if entry.state is EntryState.PENDING),
+        )
+
+    async def entries(
+        self, org_id: str, states: Collection[EntryState], limit: int, after: int = 0
+    ) -> list[JournalEntry]:
+        """Return what is held."""
+        self._check_open()
+        wanted = ((key, one) for key, one in self._of(org_id) if key > after and one.state in states)
+        return [
+            JournalEntry(
+                key=key,
+                instance_id=entry.instance_id,
+                state=entry.state,
+                resent=entry.resent,
+                bytes=_size(entry.memory),
+                answer=entry.answer,
+                memory=entry.memory,
+            )
+            for key, entry in itertools.islice(wanted, limit)
+        ]
+
+    async def retry(self, org_id: str, memory_ids: Collection[str] | None = None) -> int:
+        """Let memories that are set aside wait again."""
+        self._check_open()
+        marked = 0
+        for _, entry in self._of(org_id):
+            if entry.state is EntryState.SET_ASIDE and (memory_ids is None or entry.memory.memory_id in memory_ids):
+                entry.retry = True
+                marked += 1
+        self._send_retries(org_id)
+        return marked
+
+    def _send_retries(self, org_id: str) -> None:
+        aside = [entry for _, entry in self._of(org_id) if entry.answer is not None]
+        on_their_way = sum(entry.state is not EntryState.SET_ASIDE for entry in aside)
+        waiting = (entry for entry in aside if entry.retry)
+        for entry in itertools.islice(waiting, max(0, MOST_OUT_OF_LINE - on_their_way)):
+            entry.state, entry.retry, entry.resent = EntryState.PENDING, False, 0
+
+    async def drop(self, org_id: str, memory_ids: Collection[str]) -> int:
+        """Forget memories and their claims."""
+        self._check_open()
+        wanted = set(memory_ids)
+        dropped = [(key, entry.memory) for key, entry in self._of(org_id) if entry.memory.memory_id in wanted]
+        for key, memory in dropped:
+            del self._entries[key]
+            claim = (org_id, memory.dedup_key or "")
+            if claim in self._claims and self._claims[claim].memory_id == memory.memory_id:
+                del self._claims[claim]
+        self._send_retries(org_id)
+        return len(dropped)
 
     async def claims_loaded(self, instance: ArcInstance) -> bool:
         """Tell whether an instance's claims are all here."""
@@ -242,9 +323,9 @@ class InMemoryJournal:
         self._check_open()
         states = [entry.state for _, entry in self._of(org_id)]
         return OrgHoldings(
-            pending=states.count(_State.PENDING),
-            delivered=states.count(_State.DELIVERED),
-            set_aside=states.count(_State.SET_ASIDE),
+            pending=states.count(EntryState.PENDING),
+            delivered=states.count(EntryState.DELIVERED),
+            set_aside=states.count(EntryState.SET_ASIDE),
             embedded=sum(len(memories) for shelf, memories in self.embedded.items() if shelf[0] == org_id),
         )
 
@@ -270,7 +351,7 @@ class InMemoryJournal:
     def _of(self, org_id: str) -> list[tuple[int, _Entry]]:
         return [(key, entry) for key, entry in sorted(self._entries.items()) if entry.memory.org_id == org_id]
 
-    def _orgs(self, state: _State) -> list[str]:
+    def _orgs(self, state: EntryState) -> list[str]:
         self._check_open()
         return sorted({entry.memory.org_id for entry in self._entries.values() if entry.state is state})
 
@@ -279,18 +360,23 @@ class InMemoryJournal:
         return [
             (key, entry)
             for key, entry in self._of(batch.org_id)
-            if key in batch.keys and entry.instance_id == batch.instance_id and entry.state is _State.PENDING
+            if key in batch.keys and entry.instance_id == batch.instance_id and entry.state is EntryState.PENDING
         ]
 
     def _delivered(self, org_id: str, keys: Sequence[int]) -> list[tuple[int, _Entry]]:
         self._check_open()
-        return [one for one in self._of(org_id) if one[0] in keys and one[1].state is _State.DELIVERED]
+        return [one for one in self._of(org_id) if one[0] in keys and one[1].state is EntryState.DELIVERED]
 
     def _horizon(self, org_id: str) -> Horizon:
         held = self._of(org_id)
-        unconfirmed = (key for key, entry in held if entry.state is not _State.SET_ASIDE)
-        before = min(unconfirmed, default=self._last + 1)
-        refused = [
-            entry.memory.memory_id for key, entry in held if entry.state is _State.SET_ASIDE and key < before
-        ]
-        return Horizon(self.node, from_us(before), frozenset(refused[-100:]))
+        in_line = (key for key, entry in held if entry.answer is None)
+        before = min(in_line, default=self._last + 1)
+        aside = [(key, entry) for key, entry in held if entry.answer is not None and key < before]
+        # First those on their way again: the others are hardly in Arc.
+        aside.sort(key=lambda one: (one[1].state is EntryState.SET_ASIDE, -one[0]))
+        refused = [entry.memory.memory_id for _, entry in aside[:MOST_OUT_OF_LINE]]
+        return Horizon(self.node, from_us(before), frozenset(refused))
+
+
+def _size(memory: Memory) -> int:
+    return len(memory.content.encode())
