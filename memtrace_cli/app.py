@@ -74,6 +74,53 @@ def demo() -> int:
     return play()
 
 
+@app.command
+def backup(file: Path, /) -> None:
+    """Write all orgs, keys and local memories into a new file, as of one moment, while servers go on working.
+
+    The master key is not in it. What has reached an Arc is only there.
+
+    Example: memtrace backup /backups/memtrace-2026-11-23.tar
+
+    Parameters
+    ----------
+    file
+        The file to write; it must not be there yet.
+    """
+    from memtrace_cli.backup import backup as write
+
+    write(file)
+
+
+@app.command
+def restore(file: Path, /) -> None:
+    """Put the databases of a backup where the settings say. Existing ones are never overwritten.
+
+    Example: memtrace restore /backups/memtrace-2026-11-23.tar
+
+    Parameters
+    ----------
+    file
+        A file that `memtrace backup` has written.
+    """
+    from memtrace_cli.backup import restore as put_back
+
+    put_back(file)
+
+
+@app.command
+def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")] = False) -> int:
+    """Check settings, master key, databases, disk, journal and every org's Arc, and say what to do about faults.
+
+    It changes nothing, and ends with 1 if something is wrong.
+
+    Example: memtrace doctor
+    """
+    from memtrace_cli.doctor import doctor as examine
+
+    return examine(as_json)
+
+
 @app.default
 def bare() -> int:
     """Serve."""

@@ -124,11 +124,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """Settings, and what to tell the operator about them; `file` is None where there was none."""
+    """Settings, and what to tell the operator about them; `file` is None where there was none.
+
+    `origins` tells of each value that is not a default, as `section.key`, where it was found.
+    """
 
     settings: Settings
     warnings: tuple[str, ...] = ()
     file: Path | None = None
+    origins: Mapping[str, str] = {}
+
+    def origin(self, section: str, key: str) -> str:
+        """Return where a value comes from: a variable, a place in the file, or `default`."""
+        return self.origins.get(f"{section}.{key}", "default")
 
 
 class _Origin(msgspec.Struct, frozen=True):
@@ -172,7 +180,8 @@ def load_settings(config: Path | None, environ: Mapping[str, str], *, system_fil
             f"journal.settle_seconds is below {SHORTEST_SAFE_SETTLE}: "
             "memories may be looked for in Arc before it shows them"
         )
-    return Loaded(settings, tuple(warnings), file)
+    origins = {f"{section}.{key}": origin.name for (section, key), origin in found.items()}
+    return Loaded(settings, tuple(warnings), file, origins)
 
 
 def _file(config: Path | None, environ: Mapping[str, str], system_file: Path) -> Path | None:

@@ -57,7 +57,7 @@ def open_database(path: Path, schema: Schema, mode: Mode) -> apsw.Connection:
     with reporting(path):
         if _is_blank(path):
             _create(path, schema)
-        _recognise(path, schema)
+        recognise(path, schema)
         connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
         try:
             _bring_up_to_date(connection, path, schema, mode)
@@ -65,6 +65,12 @@ def open_database(path: Path, schema: Schema, mode: Mode) -> apsw.Connection:
             connection.close()
             raise
         return connection
+
+
+def open_existing(path: Path) -> apsw.Connection:
+    """Open a recognised database for reading and writing, whatever its schema version."""
+    with reporting(path):
+        return _connect(path, apsw.SQLITE_OPEN_READWRITE)
 
 
 def open_reader(path: Path) -> apsw.Connection:
@@ -124,10 +130,27 @@ def _is_blank(path: Path) -> bool:
         return True
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, privately and for good."""
+    missing = [one for one in (folder, *folder.parents) if not one.is_dir()]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for one in missing:
+        # A name is only safe when the folder that it stands in was synced.
+        sync_folder(one.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 def _create(path: Path, schema: Schema) -> None:
     """Make a database under another name, and give it its own when it is complete: no half one is ever met."""
-    if not path.parent.is_dir():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path.parent)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         # Two processes on one empty path: the second waits here and then finds a database.
@@ -159,8 +182,14 @@ def _create(path: Path, schema: Schema) -> None:
         os.close(folder)
 
 
-def _recognise(path: Path, schema: Schema) -> None:
-    """Read the file's header ourselves: SQLite would create files beside a WAL database just to look at it."""
+def recognise(path: Path, schema: Schema) -> None:
+    """Return if a file is one of ours, of this kind.
+
+    Its header is read here: SQLite would create files beside a WAL database just to look at it.
+
+    Raises:
+        StorageUnavailable: it is something else.
+    """
     with path.open("rb") as file:
         header = file.read(_HEADER_BYTES)
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):

@@ -1,0 +1,198 @@
+"""Both databases in one file, as of one moment, while servers go on working; and back again.
+
+A backup is a tar archive of `memtrace.db`, `journal.db` and `manifest.json`. It holds memories in the clear, but
+Arc keys only sealed: the master key is not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from memtrace_core.errors import Conflict, StorageUnavailable
+from memtrace_core.timewindow import to_us
+from memtrace_sqlite.database import (
+    make_folder,
+    open_existing,
+    open_reader,
+    recognise,
+    reporting,
+    sync_folder,
+    transaction,
+)
+from memtrace_sqlite.inspection import check_pages
+from memtrace_sqlite.schema import JOURNAL, METADATA
+
+FORMAT = 1
+PAGES_AT_ONCE = 4_096
+SCHEMAS = {"memtrace.db": METADATA, "journal.db": JOURNAL}
+MANIFEST = "manifest.json"
+
+
+class Content(msgspec.Struct, frozen=True):
+    """One database in a backup."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backup says of itself."""
+
+    format: int
+    made_at: datetime
+    contents: list[Content]
+
+
+def write_backup(metadata: Path, journal: Path, target: Path, now: datetime) -> Manifest:
+    """Copy both databases, as of one moment, into a new file that only its owner may read.
+
+    Raises:
+        Conflict: the target exists.
+        StorageUnavailable: a database is not there, not ours or damaged, or the target cannot be written.
+    """
+    if target.exists():
+        raise Conflict(f"{target} exists already; a backup never overwrites a file", code="file_exists")
+    with reporting(target), _workshop(target) as workshop:
+        _copy(metadata, journal, workshop)
+        contents = [_described(workshop / name) for name in SCHEMAS]
+        manifest = Manifest(format=FORMAT, made_at=now, contents=contents)
+        (workshop / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
+        packed = workshop / "backup.tar"
+        with tarfile.open(packed, "x") as archive:
+            for name in (MANIFEST, *SCHEMAS):
+                archive.add(workshop / name, arcname=name)
+        _publish(packed, target)
+    return manifest
+
+
+def restore_backup(source: Path, metadata: Path, journal: Path, now: datetime) -> Manifest:
+    """Put the databases of a backup where there are none.
+
+    The journal's time begins no earlier than `now`, so that nothing new is older than what a server has stored
+    since the backup; and dedup claims are loaded from Arc again.
+
+    Raises:
+        Conflict: there is a database already, or a rest of one.
+        StorageUnavailable: the backup is none of ours, incomplete or damaged, or a database cannot be written. Then
+            nothing was restored.
+    """
+    places = {"memtrace.db": metadata, "journal.db": journal}
+    for place in places.values():
+        for rest in (place, *(place.with_name(place.name + suffix) for suffix in ("-wal", "-shm"))):
+            if rest.exists():
+                raise Conflict(
+                    f"{rest} exists already; a restore never overwrites a database",
+                    code="file_exists",
+                    hint="stop the server, and move its databases (with -wal and -shm) away first",
+                )
+    with _opened(source) as archive:
+        manifest = _manifest(archive, source)
+        make_folder(metadata.parent)
+        make_folder(journal.parent)
+        with reporting(journal), _workshop(journal) as workshop, _workshop(metadata) as other:
+            homes = {"memtrace.db": other, "journal.db": workshop}
+            for content in manifest.contents:
+                _unpack(archive, content, homes[content.name] / content.name, source)
+            _bring_to_now(workshop / "journal.db", now)
+            # The metadata come last: as long as they are missing, nothing looks like a whole installation.
+            for name in ("journal.db", "memtrace.db"):
+                _publish(homes[name] / name, places[name])
+    return manifest
+
+
+def _copy(metadata: Path, journal: Path, workshop: Path) -> None:
+    for path, schema in ((metadata, METADATA), (journal, JOURNAL)):
+        with reporting(path):
+            recognise(path, schema)
+    with reporting(metadata), closing(open_existing(metadata)) as gate, closing(open_reader(metadata)) as orgs:
+        with reporting(journal), closing(open_reader(journal)) as memories:
+            # Nobody changes orgs while the two snapshots begin: each memory's org and instance is in the backup.
+            with transaction(gate):
+                for reader in (orgs, memories):
+                    reader.execute("BEGIN")
+                    reader.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+            _copy_one(memories, journal, workshop / "journal.db")
+        _copy_one(orgs, metadata, workshop / "memtrace.db")
+
+
+def _copy_one(source: apsw.Connection, path: Path, target: Path) -> None:
+    with closing(apsw.Connection(str(target))) as copy:
+        with copy.backup("main", source, "main") as backup:
+            while not backup.done:
+                backup.step(PAGES_AT_ONCE)
+        check_pages(copy, path)
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[tarfile.TarFile]:
+    try:
+        with tarfile.open(source, "r:") as archive:
+            yield archive
+    except tarfile.TarError:
+        raise StorageUnavailable(f"{source} is not a backup of Memtrace, or is damaged") from None
+    except FileNotFoundError:
+        raise StorageUnavailable(f"{source}: there is no such file") from None
+
+
+def _manifest(archive: tarfile.TarFile, source: Path) -> Manifest:
+    file = archive.extractfile(MANIFEST) if MANIFEST in archive.getnames() else None
+    if file is None:
+        raise StorageUnavailable(f"{source} is not a backup of Memtrace")
+    try:
+        manifest = msgspec.json.decode(file.read(), type=Manifest)
+    except msgspec.MsgspecError:
+        raise StorageUnavailable(f"{source} is not a backup of Memtrace, or is damaged") from None
+    if manifest.format != FORMAT or [content.name for content in manifest.contents] != list(SCHEMAS):
+        raise StorageUnavailable(f"{source} is a backup of another version of Memtrace")
+    return manifest
+
+
+def _unpack(archive: tarfile.TarFile, content: Content, target: Path, source: Path) -> None:
+    packed = archive.extractfile(content.name)
+    if packed is None:
+        raise StorageUnavailable(f"{source} is damaged: it holds no {content.name}")
+    with target.open("xb") as file:
+        shutil.copyfileobj(packed, file, 1 << 20)
+    if _described(target) != content:
+        raise StorageUnavailable(f"{source} is damaged: its {content.name} is not what was backed up")
+    recognise(target, SCHEMAS[content.name])
+
+
+def _bring_to_now(journal: Path, now: datetime) -> None:
+    with closing(open_existing(journal)) as connection, transaction(connection):
+        connection.execute("UPDATE ledger SET last_time = max(last_time, ?)", (to_us(now),))
+        connection.execute("DELETE FROM loaded_claims")
+
+
+def _described(file: Path) -> Content:
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return Content(file.name, file.stat().st_size, digest)
+
+
+@contextmanager
+def _workshop(target: Path) -> Iterator[Path]:
+    """Make a private folder beside a target, on the same file system, and remove it in the end."""
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
+        yield Path(folder)
+
+
+def _publish(file: Path, target: Path) -> None:
+    """Give a finished file its name, so that it is there whole or not at all, and stays."""
+    file.chmod(0o600)
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+    file.rename(target)
+    sync_folder(target.parent)
