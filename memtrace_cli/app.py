@@ -46,6 +46,10 @@ def serve(
         Parameter(negative=(), help="Throw-away server for trying things out: nothing to set up, nothing kept."),
     ] = False,
     port: Annotated[int | None, Parameter(help="Port of a --dev server (0: any free one).")] = None,
+    new_journal: Annotated[
+        bool,
+        Parameter(negative=(), help="Begin a new journal though the former one is lost, and memories with it."),
+    ] = False,
 ) -> int:
     """Run the server.
 
@@ -56,11 +60,13 @@ def serve(
     from memtrace_cli.serve import serve as run_server
     from memtrace_cli.serve import serve_dev
 
+    if dev and new_journal:
+        raise output.Misused("--new-journal does not go with --dev")
     if dev:
         return serve_dev(port)
     if port is not None:
         raise output.Misused("--port goes with --dev; else set server.port (MEMTRACE_SERVER_PORT)")
-    return run_server()
+    return run_server(new_journal=new_journal)
 
 
 @app.command

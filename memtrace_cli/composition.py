@@ -8,27 +8,39 @@ from pathlib import Path
 from memtrace_cli.settings import Settings, SettingsError
 from memtrace_core import ConfirmationPolicy, DedupPolicy, DeliveryPolicy, Services, build_services
 from memtrace_core.clock import SystemClock
-from memtrace_core.errors import SealBroken, WrongMasterKey
+from memtrace_core.errors import SealBroken, StorageUnavailable, WrongMasterKey
 from memtrace_core.ports import ArcGateway, Clock
 from memtrace_core.routing import GatewayByURL
 from memtrace_sqlite import EnvelopeVault, MasterKey, Mode, SqliteEmbeddedGateway, SqliteJournal, SqliteMetadataRepo
 
 
-def compose(settings: Settings, master_key: MasterKey, mode: Mode, clock: Clock | None = None) -> Services:
+def compose(
+    settings: Settings,
+    master_key: MasterKey,
+    mode: Mode,
+    clock: Clock | None = None,
+    *,
+    new_journal: bool = False,
+) -> Services:
     """Open the databases and wire the services over them.
+
+    Args:
+        settings: name the databases.
+        master_key: seals Arc keys.
+        mode: whether an older schema is migrated or refused.
+        clock: the machine's if not given.
+        new_journal: whether a journal that the metadata do not know may take the place of the one they do.
 
     Raises:
         SettingsError: the metadata database was sealed with another master key.
-        StorageUnavailable: a database is not ours, of another version, or cannot be used.
+        StorageUnavailable: a database is not ours, of another version, or cannot be used; or the journal is lost.
     """
     clock = clock or SystemClock()
     vault = EnvelopeVault(master_key)
     dedup = DedupPolicy(settings.dedup.enabled, timedelta(hours=settings.dedup.window_hours))
     repo = _metadata(settings.database_file, vault, mode)
     try:
-        journal = SqliteJournal(
-            settings.journal_file, clock, dedup, max_bytes=settings.journal.max_bytes, mode=mode
-        )
+        journal = _journal(repo, settings, clock, dedup, mode, may_be_new=new_journal)
     except BaseException:
         repo.release()
         raise
@@ -55,6 +67,28 @@ def _arc_gateway(settings: Settings, vault: EnvelopeVault, clock: Clock) -> ArcG
 
     arc = settings.arc
     return Gateway(vault, clock, connect_timeout=arc.connect_timeout, query_timeout=arc.query_timeout)
+
+
+def _journal(
+    repo: SqliteMetadataRepo, settings: Settings, clock: Clock, dedup: DedupPolicy, mode: Mode, *, may_be_new: bool
+) -> SqliteJournal:
+    """Open the journal that belongs to the metadata; another one would hide memories that were acknowledged."""
+    path = settings.journal_file
+    known = repo.known_journals()
+    lost = "memories that were acknowledged may be in it alone"
+    hint = (
+        "put it back, or restore a backup; if it is lost for good, begin anew with `memtrace serve --new-journal`"
+    )
+    if known and not may_be_new and (not path.exists() or path.stat().st_size == 0):
+        raise StorageUnavailable(f"the journal {path} is gone; {lost}", hint=hint)
+    journal = SqliteJournal(path, clock, dedup, max_bytes=settings.journal.max_bytes, mode=mode)
+    if known and not may_be_new and journal.node not in known:
+        journal.release()
+        raise StorageUnavailable(
+            f"{path} is not the journal of {settings.database_file}, which is elsewhere; {lost}", hint=hint
+        )
+    repo.know_journal(journal.node)
+    return journal
 
 
 def _metadata(path: Path, vault: EnvelopeVault, mode: Mode) -> SqliteMetadataRepo:

@@ -18,7 +18,7 @@ from memtrace_cli import output
 from memtrace_cli.composition import compose
 from memtrace_cli.context import settings as load
 from memtrace_cli.secrets import master_key
-from memtrace_cli.settings import Loaded, Settings
+from memtrace_cli.settings import Loaded, Settings, SettingsError
 from memtrace_core import ArcInstance, Org, Services
 from memtrace_core.errors import MemtraceError
 from memtrace_sqlite import Mode
@@ -93,13 +93,24 @@ async def _examine() -> tuple[Loaded | None, list[Finding]]:
         key = master_key(os.environ)
     except MemtraceError as error:
         return loaded, [*findings, _fault("master key", error)]
+    if usable == [True, False] and not settings.journal_file.exists():
+        findings.append(
+            _finding(
+                "journal",
+                Verdict.FAULT,
+                f"the journal {settings.journal_file} is gone, and memories that were acknowledged with it",
+                hint="put it back, or restore a backup; if it is lost for good, `memtrace serve --new-journal`",
+            )
+        )
     if not all(usable):
         findings.append(_finding("master key", Verdict.OK, "well-formed; there is nothing to try it on"))
         return loaded, findings
     try:
         services = compose(settings, key, Mode.AS_IT_IS)
-    except MemtraceError as error:
+    except SettingsError as error:
         return loaded, [*findings, _fault("master key", error)]
+    except MemtraceError as error:
+        return loaded, [*findings, _fault("databases", error)]
     findings.append(_finding("master key", Verdict.OK, "opens the metadata database"))
     try:
         findings += [finding async for finding in _of_journal(services, settings)]
@@ -130,9 +141,7 @@ def _of_program() -> Iterator[Finding]:
 
 def _of_file(name: str, path: Path, schema: Schema) -> Iterator[Finding]:
     if not path.exists():
-        yield _finding(
-            name, Verdict.WARNING, f"{path} is not there", hint="`memtrace serve` makes it; or restore a backup"
-        )
+        yield _finding(name, Verdict.WARNING, f"{path} is not there", hint="the first `memtrace serve` makes it")
         return
     try:
         found = inspect(path, schema)

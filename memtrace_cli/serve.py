@@ -22,13 +22,13 @@ from memtrace_sqlite import MasterKey, Mode
 DEV_PORT = 9100
 
 
-def serve() -> int:
+def serve(*, new_journal: bool = False) -> int:
     """Run the server of the settings until it is told to stop, and return the exit code."""
     loaded = load()
     configure_logs(loaded.settings.log.level, loaded.settings.log.format)
     for warning in loaded.warnings:
         logger.warning(output.one_line(warning))
-    return uvloop.run(_serve(loaded.settings, master_key(os.environ)))
+    return uvloop.run(_serve(loaded.settings, master_key(os.environ), new_journal=new_journal))
 
 
 def serve_dev(port: int | None) -> int:
@@ -36,12 +36,15 @@ def serve_dev(port: int | None) -> int:
     return uvloop.run(_serve_dev(DEV_PORT if port is None else port))
 
 
-async def _serve(settings: Settings, key: MasterKey) -> int:
+async def _serve(settings: Settings, key: MasterKey, *, new_journal: bool) -> int:
     raise_open_files()
     bound = bound_socket(settings.server.host, settings.server.port)
-    services = compose(settings, key, Mode.MIGRATE)
+    services = compose(settings, key, Mode.MIGRATE, new_journal=new_journal)
     try:
         await bootstrap(services, settings)
+        # Damage is told in one line here; from within the server it would be a traceback.
+        await services.journal.pending_orgs()
+        await services.journal.unconfirmed_orgs()
         server = Server(
             app_of(services, settings),
             settings.server,

@@ -115,10 +115,13 @@ def reporting(path: Path) -> Iterator[None]:
         raise StorageUnavailable(f"{path} is not a database") from None
     except apsw.CorruptError as error:
         raise StorageUnavailable(f"{path} is damaged ({error}); restore it from a backup") from error
-    except (apsw.FullError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.IOError) as error:
-        raise StorageUnavailable(f"{path} cannot be used: {error}") from error
     except apsw.BusyError as error:
         raise StorageUnavailable(f"{path} is locked by another process") from error
+    except apsw.Error as error:
+        raise StorageUnavailable(f"{path} cannot be used: {error}") from error
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+        # Bytes within a value that have changed: nothing that SQLite would notice.
+        raise StorageUnavailable(f"{path} is damaged (a value cannot be read); restore it from a backup") from error
     except OSError as error:
         raise StorageUnavailable(f"{path} cannot be used: {error.strerror or error}") from error
 

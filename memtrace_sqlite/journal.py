@@ -22,13 +22,13 @@ from memtrace_core.entries import (
     OrgHoldings,
     PendingBatch,
 )
-from memtrace_core.errors import JournalFull
+from memtrace_core.errors import JournalFull, StorageUnavailable
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.ports import Clock
 from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery
 from memtrace_core.timewindow import to_us
 from memtrace_sqlite import journal_reads as reads
-from memtrace_sqlite.database import Mode, open_database
+from memtrace_sqlite.database import Mode, open_database, reporting
 from memtrace_sqlite.ledger import DELIVERED, PENDING, SET_ASIDE, Ledger
 from memtrace_sqlite.readers import Readers
 from memtrace_sqlite.rows import counts_of, prepare
@@ -64,7 +64,11 @@ class SqliteJournal:
         mode: Mode = Mode.AS_IT_IS,
     ) -> None:
         connection = prepare(open_database(path, JOURNAL, mode))
-        ((self.node,),) = connection.execute("SELECT node FROM ledger")
+        with reporting(path):
+            found = connection.execute("SELECT node FROM ledger").fetchone()
+        if found is None:
+            raise StorageUnavailable(f"{path} is damaged (its ledger is empty); restore it from a backup")
+        self.node: str = found[0]
         ledger = Ledger(connection, self.node, clock, dedup or DedupPolicy(), max_bytes)
         self._path = path
         self._clock = clock
@@ -222,6 +226,11 @@ class SqliteJournal:
         """Finish the writes that were accepted, and close the file."""
         await self._writer.close()
         await self.readers.close()
+        self._connection.close()
+
+    def release(self) -> None:
+        """Close the file at once, for who never ran anything on it."""
+        self._writer.end()
         self._connection.close()
 
     def _nearly_full(self) -> bool:

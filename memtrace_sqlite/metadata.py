@@ -38,6 +38,7 @@ from memtrace_sqlite.schema import METADATA
 CHECK_CONTEXT = "metadata|check"
 CHECK_VALUE = "memtrace"
 LOOK_SECONDS = 1.0
+JOURNAL_OF = "journal of "
 
 _INSTANCE = "instance_id, org_id, url, database, measurement, sealed_api_key, created_at, updated_at"
 _KEY = "key_id, org_id, name, digest, permissions, created_at, expires_at, revoked_at"
@@ -87,6 +88,17 @@ class SqliteMetadataRepo:
                 ((version,),) = self._watch.execute("SELECT version FROM config_version")
                 self._seen = (data_version, version)
         return self._seen[1]
+
+    def known_journals(self) -> set[str]:
+        """Return the node ids of the journals that have belonged to this database."""
+        with reporting(self._path):
+            found = self._connection.execute("SELECT name FROM meta WHERE name GLOB ?", (JOURNAL_OF + "*",))
+            return {name.removeprefix(JOURNAL_OF) for (name,) in found}
+
+    def know_journal(self, node: str) -> None:
+        """Remember that a journal belongs to this database."""
+        with reporting(self._path), transaction(self._connection):
+            self._connection.execute("INSERT OR IGNORE INTO meta VALUES (?, x'')", (JOURNAL_OF + node,))
 
     async def create_org(self, org: Org) -> None:
         """Store a new org."""

@@ -88,11 +88,15 @@ class GroupWriter(Generic[State]):
 
     async def close(self) -> None:
         """Finish the jobs that wait, and end the thread."""
+        await asyncio.get_running_loop().run_in_executor(None, self.end)
+
+    def end(self) -> None:
+        """Close, and wait for it."""
         with self._lock:
             if not self._closed:
                 self._closed = True
                 self._jobs.put(None)
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+        self._thread.join()
 
     def _run(self) -> None:
         ended = False

@@ -153,7 +153,7 @@ def test_a_damaged_check_value_is_told_from_a_wrong_key(tmp_path):
 
     run(work())
     connection = apsw.Connection(str(tmp_path / "memtrace.db"))
-    connection.execute("UPDATE meta SET value = substr(value, 1, 30)")
+    connection.execute("UPDATE meta SET value = substr(value, 1, 30) WHERE name = 'master_key_check'")
     connection.close()
     with pytest.raises(SettingsError, match="its check of the master key is damaged"):
         compose(settings_in(tmp_path), KEY, Mode.MIGRATE)
@@ -168,3 +168,36 @@ def test_the_server_takes_all_the_open_files_it_may_have(hard, expected):
     limited = f'ulimit -Sn 256; ulimit -Hn {hard}; exec "$0" -c "{script}"'
     ended = subprocess.run(["/bin/sh", "-c", limited, sys.executable], capture_output=True, text=True, check=True)
     assert ended.stdout == f"({expected}, {hard})\n"
+
+
+def test_a_lost_journal_is_not_begun_anew_in_silence(tmp_path):
+    """Whether it is missing, empty or another deployment's: nothing is made, nothing is changed, and it is said."""
+
+    async def open_and_close(settings, **options):
+        services = compose(settings, KEY, Mode.MIGRATE, **options)
+        await services.close()
+        return services.journal.node
+
+    settings = settings_in(tmp_path)
+    node = run(open_and_close(settings))
+    assert run(open_and_close(settings)) == node
+    journal = settings.journal_file
+    kept = journal.read_bytes()
+    journal.unlink()
+    with pytest.raises(StorageUnavailable, match="is gone") as caught:
+        compose(settings, KEY, Mode.AS_IT_IS)
+    assert "--new-journal" in caught.value.hint
+    assert not journal.exists()
+    journal.touch()
+    with pytest.raises(StorageUnavailable, match="is gone"):
+        compose(settings, KEY, Mode.MIGRATE)
+    other = settings_in(tmp_path / "other")
+    run(open_and_close(other))
+    journal.write_bytes(other.journal_file.read_bytes())
+    with pytest.raises(StorageUnavailable, match="is not the journal of"):
+        compose(settings, KEY, Mode.MIGRATE)
+    journal.write_bytes(kept)
+    assert run(open_and_close(settings)) == node
+    journal.unlink()
+    assert run(open_and_close(settings, new_journal=True)) != node
+    run(open_and_close(settings))
