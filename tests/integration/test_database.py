@@ -243,7 +243,7 @@ def test_a_failing_migration_leaves_the_former_version_intact(tmp_path):
     """All migrations of one start happen or none: a failure in the last undoes the ones before it."""
     path = tmp_path / "memtrace.db"
     make(path)
-    with pytest.raises(apsw.Error):
+    with pytest.raises(StorageUnavailable):
         open_database(path, BROKEN, Mode.MIGRATE)
     assert version(path) == 1
     assert tables(path) == {"one"}
@@ -253,7 +253,7 @@ def test_a_failing_migration_leaves_the_former_version_intact(tmp_path):
 def test_a_failing_first_migration_leaves_nothing_half_made(tmp_path):
     """A database that could not be made is as good as none: a mended program makes it afresh."""
     path = tmp_path / "memtrace.db"
-    with pytest.raises(apsw.Error):
+    with pytest.raises(StorageUnavailable):
         open_database(path, BROKEN, Mode.MIGRATE)
     make(path, TWO)
     assert tables(path) == {"one", "two"}
