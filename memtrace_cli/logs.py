@@ -22,7 +22,7 @@ _SHORT = {"DEBUG": "DBG", "INFO": "INF", "WARNING": "WRN", "ERROR": "ERR", "CRIT
 _NAMES = {full: name for name, full in _LEVELS.items()} | {"CRITICAL": "error"}
 
 # What our own log calls say besides the sentence.
-_EXTRAS = ("org", "failures", "request_id")
+_EXTRAS = ("org", "failures", "hint", "request_id")
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+.,:;/@*%()[]{}!?<>#&$~|^'")
 
 

@@ -20,6 +20,7 @@ from memtrace_core.errors import (
     InvalidInput,
     MemtraceError,
     NotFound,
+    StorageUnavailable,
     Unauthenticated,
     Unavailable,
 )
@@ -41,6 +42,9 @@ _STATUSES: tuple[tuple[type[MemtraceError], int], ...] = (
 )
 _ARC_AWAY = ArcUnreachable("the organization's Arc cannot be used at the moment")
 _ARC_SLOW = ArcTimeout("the organization's Arc did not answer in time")
+_STORAGE_AWAY = StorageUnavailable(
+    "the server cannot use its own storage at the moment", hint="the operator finds the reason in the server's log"
+)
 _PLACE = re.compile(r"(?P<what>.*) - at `(key in )?\$\.?(?P<where>.*)`", re.DOTALL)
 _WORDS = {"str": "string", "int": "whole number", "float": "number", "bool": "boolean", "object": "object"}
 
@@ -98,6 +102,10 @@ def on_memtrace_error(request: AnyRequest, error: MemtraceError) -> Response[Pro
         # What an Arc says may hold SQL, and is for the operator.
         _log.warning("arc: %s", error, extra={"request_id": _request_id(request)})
         error = _ARC_AWAY if isinstance(error, ArcUnreachable) else _ARC_SLOW
+    if isinstance(error, StorageUnavailable):
+        # Which file it is, is for the operator, too.
+        _log.error("storage: %s", error, extra={"request_id": _request_id(request), "hint": error.hint})
+        error = _STORAGE_AWAY
     if isinstance(error, Unavailable) and error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
     if status == 401:

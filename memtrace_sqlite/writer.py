@@ -143,7 +143,7 @@ class GroupWriter(Generic[State]):
         try:
             yield
         except apsw.FullError:
-            raise JournalFull(f"the disk that holds {self._path} is full") from None
+            raise JournalFull("the disk that holds the journal is full") from None
 
     @staticmethod
     def _give_out(group: Sequence[_Job[State, object]]) -> None:

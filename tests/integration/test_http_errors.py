@@ -77,11 +77,14 @@ def test_each_error_has_its_status_code_and_body(name):
     body = answer.json
     assert body.pop("code") == code
     assert body.pop("request_id") == "req-1"
-    # What an Arc says may hold SQL: callers get a sentence of ours.
-    fixed = {"arc_unreachable": "the organization's Arc cannot be used at the moment",
+    # What an Arc says may hold SQL, and what a file is called is the operator's: callers get a sentence of ours.
+    fixed = {"storage_unavailable": "the server cannot use its own storage at the moment",
+             "arc_unreachable": "the organization's Arc cannot be used at the moment",
              "arc_timeout": "the organization's Arc did not answer in time"}  # fmt: skip
     expected = "internal error" if status == 500 else fixed.get(code, str(error))
     assert body.pop("error") == expected
+    if name == "StorageUnavailable":
+        assert body.pop("hint") == "the operator finds the reason in the server's log"
     if getattr(error, "hint", None):
         assert body.pop("hint") == error.hint
     if name == "DuplicateMemory":
