@@ -11,12 +11,12 @@ from memtrace_core.clock import SystemClock
 from memtrace_core.errors import SealBroken, StorageUnavailable, WrongMasterKey
 from memtrace_core.ports import ArcGateway, Clock
 from memtrace_core.routing import GatewayByURL
-from memtrace_sqlite import EnvelopeVault, MasterKey, Mode, SqliteEmbeddedGateway, SqliteJournal, SqliteMetadataRepo
+from memtrace_sqlite import EnvelopeVault, Mode, SqliteEmbeddedGateway, SqliteJournal, SqliteMetadataRepo
 
 
 def compose(
     settings: Settings,
-    master_key: MasterKey,
+    vault: EnvelopeVault,
     mode: Mode,
     clock: Clock | None = None,
     *,
@@ -26,7 +26,7 @@ def compose(
 
     Args:
         settings: name the databases.
-        master_key: seals Arc keys.
+        vault: seals Arc keys.
         mode: whether an older schema is migrated or refused.
         clock: the machine's if not given.
         new_journal: whether a journal that the metadata do not know may take the place of the one they do.
@@ -36,7 +36,6 @@ def compose(
         StorageUnavailable: a database is not ours, of another version, or cannot be used; or the journal is lost.
     """
     clock = clock or SystemClock()
-    vault = EnvelopeVault(master_key)
     dedup = DedupPolicy(settings.dedup.enabled, timedelta(hours=settings.dedup.window_hours))
     repo = _metadata(settings.database_file, vault, mode)
     try:
@@ -79,7 +78,8 @@ def _journal(
     hint = (
         "put it back, or restore a backup; if it is lost for good, begin anew with `memtrace serve --new-journal`"
     )
-    if known and not may_be_new and (not path.exists() or path.stat().st_size == 0):
+    # A -wal file that is left alone has a message of its own.
+    if known and not may_be_new and not any(map(_has_content, (path, path.with_name(path.name + "-wal")))):
         raise StorageUnavailable(f"the journal {path} is gone; {lost}", hint=hint)
     journal = SqliteJournal(path, clock, dedup, max_bytes=settings.journal.max_bytes, mode=mode)
     if known and not may_be_new and journal.node not in known:
@@ -89,6 +89,10 @@ def _journal(
         )
     repo.know_journal(journal.node)
     return journal
+
+
+def _has_content(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0
 
 
 def _metadata(path: Path, vault: EnvelopeVault, mode: Mode) -> SqliteMetadataRepo:

@@ -187,10 +187,7 @@ class _Sender:
         if instance is None:
             raise MemtraceError(f"the Arc instance {batch.instance_id} is gone")
         try:
-            await self._hand_over(instance, batch)
-        except ArcRejected as error:
-            await self._delivery.gateway.ping(instance)
-            await self._part(instance, batch, error)
+            await self._hand_over_or_part(instance, batch)
         except ArcFailed as error:
             policy = self._delivery.policy
             trouble = self._troubles.setdefault(instance.id, _Trouble())
@@ -205,6 +202,14 @@ class _Sender:
             else:
                 rounds = min(trouble.suspicions - policy.suspect_after, 16)
                 await self._search(instance, batch, policy.most_suspects << rounds)
+
+    async def _hand_over_or_part(self, instance: ArcInstance, batch: PendingBatch) -> None:
+        try:
+            await self._hand_over(instance, batch)
+        except ArcRejected as error:
+            await self._delivery.gateway.ping(instance)
+            # A part may fail without being rejected; then the batch is as suspect as if it had failed itself.
+            await self._part(instance, batch, error)
 
     async def _hand_over(self, instance: ArcInstance, batch: PendingBatch) -> None:
         try:

@@ -22,7 +22,9 @@ import msgspec
 from memtrace_core.errors import Conflict, StorageUnavailable
 from memtrace_core.timewindow import to_us
 from memtrace_sqlite.database import (
+    Mode,
     make_folder,
+    open_database,
     open_existing,
     open_reader,
     recognise,
@@ -116,8 +118,13 @@ def _copy(metadata: Path, journal: Path, workshop: Path) -> None:
     for path, schema in ((metadata, METADATA), (journal, JOURNAL)):
         with reporting(path):
             recognise(path, schema)
+    # A connection that may write closes last: a reader would leave -wal and -shm behind.
     with reporting(metadata), closing(open_existing(metadata)) as gate, closing(open_reader(metadata)) as orgs:
-        with reporting(journal), closing(open_reader(journal)) as memories:
+        with (
+            reporting(journal),
+            closing(open_existing(journal)),
+            closing(open_reader(journal)) as memories,
+        ):
             # Nobody changes orgs while the two snapshots begin: each memory's org and instance is in the backup.
             with transaction(gate):
                 for reader in (orgs, memories):
@@ -171,7 +178,9 @@ def _unpack(archive: tarfile.TarFile, content: Content, target: Path, source: Pa
 
 
 def _bring_to_now(journal: Path, now: datetime) -> None:
-    with closing(open_existing(journal)) as connection, transaction(connection):
+    with closing(open_database(journal, JOURNAL, Mode.MIGRATE)) as connection, transaction(connection):
+        # Arc may have memories that were stored between the backup and now, of which this journal knows nothing.
+        connection.execute("INSERT OR IGNORE INTO gaps SELECT DISTINCT org_id, last_time + 1 FROM journal, ledger")
         connection.execute("UPDATE ledger SET last_time = max(last_time, ?)", (to_us(now),))
         connection.execute("DELETE FROM loaded_claims")
 
@@ -194,5 +203,10 @@ def _publish(file: Path, target: Path) -> None:
     file.chmod(0o600)
     with file.open("rb") as opened:
         os.fsync(opened.fileno())
-    file.rename(target)
+    try:
+        target.hardlink_to(file)  # a rename would replace what has come there meanwhile
+    except FileExistsError:
+        raise Conflict(f"{target} exists already", code="file_exists") from None
+    except OSError:  # not every file system has links
+        file.rename(target)
     sync_folder(target.parent)

@@ -117,6 +117,9 @@ def reporting(path: Path) -> Iterator[None]:
         raise StorageUnavailable(f"{path} is damaged ({error}); restore it from a backup") from error
     except apsw.BusyError as error:
         raise StorageUnavailable(f"{path} is locked by another process") from error
+    except apsw.SQLError as error:
+        # Our statements are right for our schema, so it is the schema that is not.
+        raise StorageUnavailable(f"{path} is damaged ({error}); restore it from a backup") from error
     except apsw.Error as error:
         raise StorageUnavailable(f"{path} cannot be used: {error}") from error
     except (UnicodeDecodeError, msgspec.DecodeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -72,7 +73,10 @@ def due_run(
         """,
         (org_id, org_id, limit),
     )
-    due = _run(node, org_id, itertools.takewhile(_in_line, in_line), settle_us, now)
+    gaps = [
+        time for (time,) in connection.execute("SELECT time FROM gaps WHERE org_id = ? ORDER BY time", (org_id,))
+    ]
+    due = _run(node, org_id, _until_gap(itertools.takewhile(_in_line, in_line), gaps), settle_us, now)
     if isinstance(due, DeliveredRun):
         return due
     # What lost its place in line is looked for one by one, in nobody's order.
@@ -136,6 +140,18 @@ def _orgs_from(connection: apsw.Connection, next_org: str) -> Iterator[str]:
     while (found := connection.execute(next_org, (org_id,)).fetchone()) and found[0]:
         org_id = found[0]
         yield org_id
+
+
+def _until_gap(rows: Iterable[tuple[Any, ...]], gaps: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+    """Yield rows of `_RUN_COLUMNS` up to the first gap behind the first of them."""
+    end: float | None = None
+    for row in rows:
+        time = row[2]
+        if end is None:
+            end = next((gap for gap in gaps if gap > time), math.inf)
+        if time > end:
+            return
+        yield row
 
 
 def _in_line(row: tuple[Any, ...]) -> bool:

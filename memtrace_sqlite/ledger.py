@@ -195,6 +195,7 @@ class Ledger:
         for time, identity in _moments(memory_ids):
             for dedup_key, state, size in self._connection.execute(sql, (org_id, time, identity)):
                 dropped += 1
+                self._connection.execute("INSERT OR IGNORE INTO gaps VALUES (?, ?)", (org_id, time))
                 if state == PENDING:
                     self._count_bytes(org_id, -size)
                 if dedup_key is not None:
@@ -214,6 +215,14 @@ class Ledger:
         self._connection.executemany(
             f"DELETE FROM journal WHERE seq = ? AND org_id = ? AND state = {DELIVERED}",
             [(key, org_id) for key in keys],
+        )
+        self._connection.execute(
+            """
+            DELETE FROM gaps WHERE org_id = ?1 AND time < coalesce(
+                (SELECT time FROM journal WHERE org_id = ?1 AND answer IS NULL ORDER BY time LIMIT 1), ?2
+            )
+            """,
+            (org_id, self._next),
         )
         self._send_retries(org_id)
 
@@ -329,6 +338,7 @@ class Ledger:
         self._connection.execute("DELETE FROM stores WHERE org_id = ?", (org_id,))
         self._connection.execute("DELETE FROM agent_activity WHERE org_id = ?", (org_id,))
         self._connection.execute("DELETE FROM loaded_claims WHERE org_id = ?", (org_id,))
+        self._connection.execute("DELETE FROM gaps WHERE org_id = ?", (org_id,))
         self._claims.free_org(org_id)
         self._stores.clear()
         return False

@@ -173,13 +173,30 @@ CREATE TABLE closed_orgs (
 ) STRICT, WITHOUT ROWID;
 """
 
-# An answer marks a memory that was once set aside: it has lost its place in line for good, though it may be sent
-# again. retry: 1 for one that shall be when there is room.
+# A gap is a moment at which the journal may lack memories that Arc has: memories are confirmed by counting those of
+# a span, so no span may reach across one.
+#
+# An answer marks a memory that was once set aside: it has lost its place in line for good, though it may be
+# sent again. retry: 1 for one that shall be when there is room.
 _JOURNAL_2 = """
 ALTER TABLE journal ADD COLUMN retry INTEGER NOT NULL DEFAULT 0;
 DROP INDEX journal_set_aside;
 CREATE INDEX journal_aside ON journal (org_id, state, seq) WHERE answer IS NOT NULL;
+
+CREATE TABLE gaps (
+    org_id TEXT NOT NULL,
+    time INTEGER NOT NULL,
+    PRIMARY KEY (org_id, time)
+) STRICT, WITHOUT ROWID;
 """
 
-METADATA = Schema("metadata database", 0x4D744D64, (_METADATA_1,))
+# A superseded key still works until it expires, but its name is its successor's.
+_METADATA_2 = """
+ALTER TABLE api_keys ADD COLUMN superseded_at INTEGER;
+DROP INDEX api_keys_live_name;
+CREATE UNIQUE INDEX api_keys_live_name ON api_keys (org_id, name)
+    WHERE revoked_at IS NULL AND superseded_at IS NULL;
+"""
+
+METADATA = Schema("metadata database", 0x4D744D64, (_METADATA_1, _METADATA_2))
 JOURNAL = Schema("journal", 0x4D744A6E, (_JOURNAL_1, _JOURNAL_2))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -56,6 +57,7 @@ class InMemoryJournal:
         self._key_uses: dict[str, datetime] = {}
         self._closed_orgs: set[str] = set()
         self._loaded: set[tuple[str, str]] = set()
+        self._gaps: set[tuple[str, int]] = set()
         self._last = 0
         self._closed = False
 
@@ -157,10 +159,19 @@ class InMemoryJournal:
         self._check_open()
         unconfirmed = itertools.dropwhile(lambda one: one[1].answer is not None, self._of(org_id))
         in_line = itertools.takewhile(lambda one: one[1].answer is None, unconfirmed)
-        due = [self._run(org_id, itertools.islice(in_line, limit), settle)]
+        due = [self._run(org_id, itertools.islice(self._until_gap(org_id, in_line), limit), settle)]
         due += [self._run(org_id, [one], settle) for one in self._of(org_id) if one[1].answer is not None]
         runs = [one for one in due if isinstance(one, DeliveredRun)]
         return runs[0] if runs else min((one for one in due if isinstance(one, datetime)), default=None)
+
+    def _until_gap(self, org_id: str, entries: Iterable[tuple[int, _Entry]]) -> Iterator[tuple[int, _Entry]]:
+        end: float | None = None
+        for key, entry in entries:
+            if end is None:
+                end = min((gap for owner, gap in self._gaps if owner == org_id and gap > key), default=math.inf)
+            if key > end:
+                return
+            yield key, entry
 
     def _run(
         self, org_id: str, entries: Iterable[tuple[int, _Entry]], settle: timedelta
@@ -273,6 +284,7 @@ class InMemoryJournal:
         dropped = [(key, entry.memory) for key, entry in self._of(org_id) if entry.memory.memory_id in wanted]
         for key, memory in dropped:
             del self._entries[key]
+            self._gaps.add((org_id, key))
             claim = (org_id, memory.dedup_key or "")
             if claim in self._claims and self._claims[claim].memory_id == memory.memory_id:
                 del self._claims[claim]

@@ -342,3 +342,25 @@ def test_time_goes_on_after_a_drop(journal_harness):
         assert new.time > last.time >= START
 
     with_journal(journal_harness, use)
+
+
+def test_no_run_reaches_across_a_dropped_memory(journal_harness):
+    """Arc may have it: counted in, it would make up for one that Arc has lost."""
+
+    async def use(held):
+        kept = await held.journal.append(ARC, some(5))
+        await deliver(held, durable=False)
+        await held.journal.drop(ORG, [kept[1].memory_id, kept[2].memory_id])
+        held.clock.advance(SETTLE)
+        seen = []
+        while (run := await due(held)) is not None:
+            seen.append(run.memory_ids)
+            assert not run.span.first < kept[1].time < run.span.last
+            await held.journal.confirm(ORG, run.keys)
+        assert seen == [(kept[0].memory_id,), (kept[3].memory_id, kept[4].memory_id)]
+        await held.journal.append(ARC, some(2, "later"))
+        await deliver(held, durable=False)
+        held.clock.advance(SETTLE)
+        assert len((await due(held)).keys) == 2
+
+    with_journal(journal_harness, use)

@@ -151,10 +151,11 @@ def test_confirmation_finds_its_work_by_indexes(tmp_path):
         await world.journal.next_delivered(ORG, timedelta(), 100)
         await world.journal.unconfirmed_orgs()
 
-    in_line, retried, *orgs = plans(tmp_path, ask)
+    in_line, gaps, retried, *orgs = plans(tmp_path, ask)
     for plan, index in ((in_line, "journal_time (org_id=?"), (retried, "journal_aside (org_id=? AND state=?")):
         assert not [step for step in plan if step.startswith("SCAN journal") or "TEMP B-TREE" in step]
         assert [step for step in plan if step.startswith(f"SEARCH journal USING INDEX {index}")]
+    assert gaps == ["SEARCH gaps USING PRIMARY KEY (org_id=?)"]
     for plan in orgs:
         assert all("journal_delivered (org_id>?)" in step for step in plan)
 
