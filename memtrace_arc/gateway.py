@@ -17,7 +17,6 @@ from memtrace_core.errors import ArcTimeout, ArcUnreachable, VaultError
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.ports import Clock, KeyVault
 from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
-from memtrace_core.tenants import arc_key_context
 
 DEFAULT_CONNECT_TIMEOUT = 5.0
 DEFAULT_QUERY_TIMEOUT = 30.0
@@ -191,7 +190,7 @@ class ArcGateway:
         if instance.sealed_api_key is None:
             raise ArcUnreachable("the Arc instance has no API key")
         try:
-            api_key = self._vault.open(instance.sealed_api_key, arc_key_context(instance))
+            api_key = self._vault.open(instance.sealed_api_key, instance.key_context)
         except VaultError as error:
             raise ArcUnreachable(f"the API key of this Arc instance does not open: {error}") from None
         return Endpoint(instance.url, instance.database, api_key)

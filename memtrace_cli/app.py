@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
-from memtrace_cli import journal, key, keygen, org, output
+from memtrace_cli import journal, key, keygen, org, output, vault
 from memtrace_cli.context import config_file
 from memtrace_core.errors import MemtraceError
 
@@ -33,6 +33,7 @@ app = App(name="memtrace", help=HELP, help_format="plaintext", version=_version)
 app.command(org.app)
 app.command(key.app)
 app.command(journal.app)
+app.command(vault.app)
 app.command(keygen.app)
 
 # A server's libraries take longer to import than an admin command to run: they are imported where they are needed.

@@ -13,7 +13,7 @@ from datetime import timedelta
 from memtrace_cli.bootstrap import bootstrap
 from memtrace_cli.composition import compose
 from memtrace_cli.logs import configure_logs, request_log
-from memtrace_cli.secrets import master_key
+from memtrace_cli.secrets import vault
 from memtrace_cli.settings import Settings, load_settings
 from memtrace_core import Services
 from memtrace_http import Edge, HttpOptions, create_app
@@ -28,7 +28,7 @@ def create() -> Edge:
     """
     loaded = load_settings(None, os.environ)
     configure_logs(loaded.settings.log.level, loaded.settings.log.format)
-    services = compose(loaded.settings, master_key(os.environ), Mode.MIGRATE)
+    services = compose(loaded.settings, vault(os.environ), Mode.MIGRATE)
     return app_of(services, loaded.settings, before=lambda: bootstrap(services, loaded.settings))
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from memtrace_cli import output
 from memtrace_cli.composition import compose
-from memtrace_cli.secrets import master_key
+from memtrace_cli.secrets import vault
 from memtrace_cli.settings import Loaded, load_settings
 from memtrace_core import Services
 from memtrace_sqlite import Mode
@@ -32,7 +32,7 @@ def administer(work: Callable[[Services], Awaitable[Result]]) -> Result:
     loaded = settings()
     for warning in loaded.warnings:
         output.note(f"memtrace: warning: {output.one_line(warning)}")
-    key = master_key(os.environ)
+    key = vault(os.environ)
 
     async def run() -> Result:
         services = compose(loaded.settings, key, Mode.AS_IT_IS)

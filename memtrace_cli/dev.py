@@ -14,7 +14,7 @@ from memtrace_cli.settings import Auth, Settings
 from memtrace_cli.settings import Server as ServerSettings
 from memtrace_core import Binding, Permission, Services
 from memtrace_core.model import EMBEDDED_URL
-from memtrace_sqlite import MasterKey, Mode
+from memtrace_sqlite import EnvelopeVault, MasterKey, Mode
 
 LOOPBACK = "127.0.0.1"
 
@@ -35,7 +35,7 @@ async def dev_setup(port: int) -> AsyncIterator[DevSetup]:
             server=ServerSettings(host=LOOPBACK, port=port),
             auth=Auth(db_path=str(Path(folder, "memtrace.db"))),
         )
-        services = compose(settings, MasterKey.parse(MasterKey.generate()), Mode.MIGRATE)
+        services = compose(settings, EnvelopeVault(MasterKey.parse(MasterKey.generate())), Mode.MIGRATE)
         try:
             org = await services.tenants.ensure_default_org()
             await services.tenants.bind(org.id, Binding(url=EMBEDDED_URL, database="memory"))

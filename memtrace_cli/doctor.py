@@ -17,7 +17,7 @@ import msgspec
 from memtrace_cli import output
 from memtrace_cli.composition import compose
 from memtrace_cli.context import settings as load
-from memtrace_cli.secrets import master_key
+from memtrace_cli.secrets import vault
 from memtrace_cli.settings import Loaded, Settings, SettingsError
 from memtrace_core import ArcInstance, Org, Services
 from memtrace_core.errors import MemtraceError
@@ -90,7 +90,7 @@ async def _examine() -> tuple[Loaded | None, list[Finding]]:
         usable.append(all(one.verdict is not Verdict.FAULT for one in found) and path.exists())
     findings += _of_disk(settings)
     try:
-        key = master_key(os.environ)
+        key = vault(os.environ)
     except MemtraceError as error:
         return loaded, [*findings, _fault("master key", error)]
     if usable == [True, False] and not settings.journal_file.exists():

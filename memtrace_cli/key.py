@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from memtrace_cli import output
 from memtrace_cli.context import administer
 from memtrace_core import APIKey, Permission, Services
+from memtrace_core.timewindow import parse_duration
 
 app = App(name="key", help="API keys of an organization.")
 
@@ -17,10 +18,12 @@ Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")
 
 
 @app.command
-def create(*, org: str, name: str, permissions: str = "read,write", as_json: Json = False) -> None:
+def create(
+    *, org: str, name: str, permissions: str = "read,write", expires: str | None = None, as_json: Json = False
+) -> None:
     """Create an API key. It is shown once, and kept only as a hash.
 
-    Example: memtrace key create --org org_a1b2c3 --name acme-prod
+    Example: memtrace key create --org org_a1b2c3 --name acme-prod --permissions read --expires 90d
 
     Parameters
     ----------
@@ -30,14 +33,35 @@ def create(*, org: str, name: str, permissions: str = "read,write", as_json: Jso
         What people call the key; unique among the organization's live keys.
     permissions
         read, write, admin, separated by commas; admin implies the others.
+    expires
+        How long the key is good: 24h, 90d, 52w; for ever if not given.
     """
     granted = Permission.parse(permissions)
-    key, secret = administer(lambda services: services.tenants.create_key(org, name, granted))
-    if as_json:
-        output.say_json({**_described(key, None), "key": secret})
-        return
-    output.say("API key created (shown only once — save it now):")
-    output.say(secret)
+    lifetime = None if expires is None else parse_duration(expires, field="--expires")
+    _show_new(
+        administer(lambda services: services.tenants.create_key(org, name, granted, lifetime=lifetime)), as_json
+    )
+
+
+@app.command
+def rotate(key_id: str, /, *, overlap: str = "24h", expires: str | None = None, as_json: Json = False) -> None:
+    """Put a fresh API key in the place of another one: same name and permissions. The old one works on for a while.
+
+    Example: memtrace key rotate key_0123456789ab --overlap 24h
+
+    Parameters
+    ----------
+    key_id
+        The key's id, from `memtrace key list`.
+    overlap
+        How long the old key still works: 30m, 24h, 7d.
+    expires
+        How long the fresh key is good; as long as the old one was to be if not given.
+    """
+    grace = parse_duration(overlap, field="--overlap")
+    lifetime = None if expires is None else parse_duration(expires, field="--expires")
+    _show_new(administer(lambda services: services.tenants.rotate_key(key_id, grace, lifetime=lifetime)), as_json)
+    output.note(f"the old key works for another {overlap}; `memtrace key revoke {key_id}` ends it now")
 
 
 @app.command(name="list")
@@ -52,14 +76,14 @@ def list_keys(*, org: str, as_json: Json = False) -> None:
         The organization's id.
     """
 
-    async def work(services: Services) -> list[tuple[APIKey, datetime | None]]:
+    async def work(services: Services) -> tuple[list[tuple[APIKey, datetime | None]], datetime]:
         keys = await services.tenants.list_keys(org)
         uses = await services.journal.key_uses(key.id for key in keys)
-        return [(key, uses.get(key.id)) for key in keys]
+        return [(key, uses.get(key.id)) for key in keys], services.clock.now()
 
-    keys = administer(work)
+    keys, now = administer(work)
     if as_json:
-        output.say_json([_described(key, used) for key, used in keys])
+        output.say_json([{**_described(key, used), "state": key.state(now)} for key, used in keys])
         return
     rows = [
         (
@@ -69,7 +93,7 @@ def list_keys(*, org: str, as_json: Json = False) -> None:
             output.shown_time(key.created_at),
             output.shown_time(used, "never"),
             output.shown_time(key.expires_at, "never"),
-            _state(key),
+            key.state(now),
         )
         for key, used in keys
     ]
@@ -101,8 +125,14 @@ def _described(key: APIKey, used: datetime | None) -> dict[str, object]:
         "last_used_at": used,
         "expires_at": key.expires_at,
         "revoked_at": key.revoked_at,
+        "superseded_at": key.superseded_at,
     }
 
 
-def _state(key: APIKey) -> str:
-    return "active" if key.revoked_at is None else "revoked"
+def _show_new(made: tuple[APIKey, str], as_json: bool) -> None:
+    key, secret = made
+    if as_json:
+        output.say_json({**_described(key, None), "key": secret})
+        return
+    output.say("API key created (shown only once — save it now):")
+    output.say(secret)

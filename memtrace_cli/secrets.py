@@ -8,10 +8,12 @@ from pathlib import Path
 
 from memtrace_cli.settings import SettingsError
 from memtrace_core.errors import VaultError
-from memtrace_sqlite import MasterKey
+from memtrace_sqlite import EnvelopeVault, MasterKey
 
 VARIABLE = "MEMTRACE_MASTER_KEY"
 FILE_VARIABLE = "MEMTRACE_MASTER_KEY_FILE"
+PREVIOUS = "MEMTRACE_MASTER_KEY_PREVIOUS"
+PREVIOUS_FILE = "MEMTRACE_MASTER_KEY_PREVIOUS_FILE"
 
 
 def master_key(environ: Mapping[str, str]) -> MasterKey:
@@ -39,6 +41,28 @@ def master_key(environ: Mapping[str, str]) -> MasterKey:
         raise SettingsError(
             f"{name}: {error}; expected 32 bytes in base64", hint="`memtrace keygen master` prints a good one"
         ) from None
+
+
+def vault(environ: Mapping[str, str]) -> EnvelopeVault:
+    """Return the vault of the environment's master key, and of those before it that it names.
+
+    Raises:
+        SettingsError: a key is missing, malformed or of the wrong length.
+    """
+    given, file = environ.get(PREVIOUS), environ.get(PREVIOUS_FILE)
+    if given and file:
+        raise SettingsError(f"both {PREVIOUS} and {PREVIOUS_FILE} are set; set one of them")
+    name, text = (PREVIOUS_FILE, _content(file)) if file else (PREVIOUS, given or "")
+    previous = []
+    for part in text.replace("\n", ",").split(","):
+        if part.strip():
+            try:
+                previous.append(MasterKey.parse(part))
+            except VaultError as error:
+                raise SettingsError(
+                    f"{name}: {error}; expected keys of 32 bytes in base64, separated by commas"
+                ) from None
+    return EnvelopeVault(master_key(environ), previous)
 
 
 def arc_api_key(given: str | None, file: Path | None) -> str:

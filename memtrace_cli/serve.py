@@ -14,10 +14,10 @@ from memtrace_cli.composition import compose
 from memtrace_cli.context import settings as load
 from memtrace_cli.dev import LOOPBACK, dev_setup
 from memtrace_cli.logs import configure_logs
-from memtrace_cli.secrets import master_key
+from memtrace_cli.secrets import vault
 from memtrace_cli.server import Server, address_of, bound_socket, raise_open_files
 from memtrace_cli.settings import Settings
-from memtrace_sqlite import MasterKey, Mode
+from memtrace_sqlite import EnvelopeVault, Mode
 
 DEV_PORT = 9100
 
@@ -28,7 +28,7 @@ def serve(*, new_journal: bool = False) -> int:
     configure_logs(loaded.settings.log.level, loaded.settings.log.format)
     for warning in loaded.warnings:
         logger.warning(output.one_line(warning))
-    return uvloop.run(_serve(loaded.settings, master_key(os.environ), new_journal=new_journal))
+    return uvloop.run(_serve(loaded.settings, vault(os.environ), new_journal=new_journal))
 
 
 def serve_dev(port: int | None) -> int:
@@ -36,7 +36,7 @@ def serve_dev(port: int | None) -> int:
     return uvloop.run(_serve_dev(DEV_PORT if port is None else port))
 
 
-async def _serve(settings: Settings, key: MasterKey, *, new_journal: bool) -> int:
+async def _serve(settings: Settings, key: EnvelopeVault, *, new_journal: bool) -> int:
     raise_open_files()
     bound = bound_socket(settings.server.host, settings.server.port)
     services = compose(settings, key, Mode.MIGRATE, new_journal=new_journal)

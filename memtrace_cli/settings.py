@@ -22,7 +22,9 @@ SYSTEM_FILE = Path("/etc/memtrace/memtrace.toml")
 SHORTEST_SAFE_SETTLE = 60
 
 # Variables that are ours and no setting. MEMTRACE_URL and MEMTRACE_API_KEY are for clients.
-OTHER_VARIABLES = ("MASTER_KEY", "MASTER_KEY_FILE", "CONFIG", "URL", "API_KEY")
+OTHER_VARIABLES = (
+    "MASTER_KEY", "MASTER_KEY_FILE", "MASTER_KEY_PREVIOUS", "MASTER_KEY_PREVIOUS_FILE", "CONFIG", "URL", "API_KEY",
+)  # fmt: skip
 
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?", re.ASCII)

@@ -14,6 +14,8 @@ from memtrace_core.errors import InvalidInput
 MemoryType = Literal["episodic", "session", "decision", "entity"]
 MEMORY_TYPES: tuple[MemoryType, ...] = get_args(MemoryType)
 
+KeyState = Literal["active", "superseded", "expired", "revoked"]
+
 EMBEDDED_URL = "embedded:"
 DEFAULT_ORG_ID = "org_default"
 DEFAULT_ORG_NAME = "Default"
@@ -143,9 +145,24 @@ class ArcInstance(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the memories live in Memtrace's own SQLite file."""
         return self.url == EMBEDDED_URL
 
+    @property
+    def key_context(self) -> str:
+        """What the sealed API key is bound to: the org, the instance, the field."""
+        return f"{self.org_id}|{self.id}|arc_api_key"
+
+
+class SealedSecret(msgspec.Struct, frozen=True):
+    """A secret as it is stored; it opens only with its context."""
+
+    context: str
+    value: bytes
+
 
 class APIKey(msgspec.Struct, frozen=True, kw_only=True):
-    """An API key as it is kept: its SHA-256, never the key."""
+    """An API key as it is kept: its SHA-256, never the key.
+
+    A superseded key has a successor of the same name, and still works until it expires.
+    """
 
     id: str
     org_id: str
@@ -155,6 +172,15 @@ class APIKey(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    superseded_at: datetime | None = None
+
+    def state(self, now: datetime) -> KeyState:
+        """Return how the key stands at a moment."""
+        if self.revoked_at is not None:
+            return "revoked"
+        if self.expires_at is not None and self.expires_at <= now:
+            return "expired"
+        return "active" if self.superseded_at is None else "superseded"
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ implementation, the in-memory ones of `memtrace_core.testing` included.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -28,6 +28,7 @@ from memtrace_core.model import (
     ArcInstance,
     Memory,
     Org,
+    SealedSecret,
     Session,
     SessionStatus,
 )
@@ -57,11 +58,23 @@ class KeyVault(Protocol):
         """Return `secret` encrypted; it opens only with an equal `context`."""
         ...
 
+    def key_ids(self) -> Sequence[str]:
+        """Return the ids of the master keys that values may be sealed with; it seals with the first."""
+        ...
+
+    def key_id(self, sealed: bytes) -> str:
+        """Return the id of the master key that a value was sealed with.
+
+        Raises:
+            SealBroken: it is no sealed value, or of an unknown version.
+        """
+        ...
+
     def open(self, sealed: bytes, context: str) -> str:
         """Return the secret.
 
         Raises:
-            WrongMasterKey: it was sealed with another master key.
+            WrongMasterKey: it was sealed with a master key that is not at hand.
             SealBroken: it was altered, cut short, moved, or is of an unknown version.
         """
         ...
@@ -343,7 +356,29 @@ class MetadataRepo(Protocol):
         ...
 
     async def create_key(self, key: APIKey) -> None:
-        """Store a key; names are unique among an org's live keys."""
+        """Store a key; names are unique among an org's active keys."""
+        ...
+
+    async def get_key(self, key_id: str) -> APIKey | None:
+        """Return a key by its id, revoked and expired ones included."""
+        ...
+
+    async def rotate_key(self, former_id: str, key: APIKey, until: datetime) -> bool:
+        """Store a key under the name of another one of the org, in one step; False if that one is not active.
+
+        The former is superseded, and works until its own end or `until`, whichever comes first.
+        """
+        ...
+
+    async def sealed_secrets(self) -> list[SealedSecret]:
+        """Return every sealed secret there is, those of retired instances included."""
+        ...
+
+    async def reseal(self, reseal: Callable[[SealedSecret], bytes]) -> int:
+        """Replace every sealed secret by what the function makes of it, all or none; return how many changed.
+
+        What the function raises is passed on, and nothing is changed.
+        """
         ...
 
     async def find_key(self, digest: bytes) -> APIKey | None:

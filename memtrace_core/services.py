@@ -21,6 +21,7 @@ from memtrace_core.errors import MemtraceError
 from memtrace_core.health import Health
 from memtrace_core.memories import Memories
 from memtrace_core.ports import ArcGateway, Clock, Journal, KeyVault, MetadataRepo
+from memtrace_core.resealing import Resealing
 from memtrace_core.sessions import Sessions
 from memtrace_core.tenants import Tenants
 
@@ -42,6 +43,7 @@ class Services:
     access: Access
     health: Health
     backlog: Backlog
+    resealing: Resealing
     delivery: Delivery
     confirmation: Confirmation
     claim_loading: ClaimLoading
@@ -148,6 +150,7 @@ def build_services(
         access=Access(directory, journal, clock, enabled=authenticate),
         health=health,
         backlog=Backlog(repo, journal),
+        resealing=Resealing(repo, vault),
         delivery=deliveries,
         confirmation=confirming,
         claim_loading=loading,

@@ -157,7 +157,7 @@ class Tenants:
         )
         api_key = binding.api_key
         if api_key is None and not changed.embedded and former.sealed_api_key is not None:
-            api_key = self._vault.open(former.sealed_api_key, arc_key_context(former))
+            api_key = self._vault.open(former.sealed_api_key, former.key_context)
         if _place(changed) != _place(former):
             changed = msgspec.structs.replace(changed, id=identifiers.new_instance_id())
         changed = self._checked(changed, api_key)
@@ -201,7 +201,7 @@ class Tenants:
         """Return an instance's API key with all but its ends hidden; None for the embedded store."""
         if instance.sealed_api_key is None:
             return None
-        return mask(self._vault.open(instance.sealed_api_key, arc_key_context(instance)))
+        return mask(self._vault.open(instance.sealed_api_key, instance.key_context))
 
     async def legacy_wanted(self) -> bool:
         """Tell whether an old `[arc]` block still counts: no org has an instance, or ever had the one it became."""
@@ -231,6 +231,36 @@ class Tenants:
             Conflict: the org has a live key of this name.
         """
         await self.get_org(org_id)
+        key, secret = self._new_key(org_id, name, permissions, lifetime)
+        await self._repo.create_key(key)
+        return key, secret
+
+    async def rotate_key(
+        self, key_id: str, overlap: timedelta, *, lifetime: timedelta | None = None
+    ) -> tuple[APIKey, str]:
+        """Put a fresh key in the place of another one: same org, name and permissions.
+
+        The former works on for `overlap`, or until its own end if that comes first. The fresh one lives as long as
+        the former was to live, unless `lifetime` is given.
+
+        Raises:
+            NotFound: there is no such key.
+            Conflict: it is revoked, expired or superseded already.
+        """
+        former = await self._repo.get_key(key_id)
+        if former is None:
+            raise _no_such_key(key_id)
+        if lifetime is None and former.expires_at is not None:
+            lifetime = former.expires_at - former.created_at
+        key, secret = self._new_key(former.org_id, former.name, former.permissions, lifetime)
+        if not await self._repo.rotate_key(key_id, key, key.created_at + overlap):
+            state = former.state(key.created_at)
+            raise Conflict(f"API key {key_id} is {state}; only an active one can be rotated", code="key_not_active")
+        return key, secret
+
+    def _new_key(
+        self, org_id: str, name: str, permissions: Permission, lifetime: timedelta | None
+    ) -> tuple[APIKey, str]:
         secret = identifiers.new_api_key()
         now = self._clock.now()
         key = APIKey(
@@ -242,7 +272,6 @@ class Tenants:
             created_at=now,
             expires_at=None if lifetime is None else now + lifetime,
         )
-        await self._repo.create_key(key)
         return key, secret
 
     async def list_keys(self, org_id: str) -> list[APIKey]:
@@ -257,9 +286,7 @@ class Tenants:
             NotFound: there is no such key.
         """
         if not await self._repo.revoke_key(key_id, self._clock.now()):
-            raise NotFound(
-                f"no API key {key_id!r}", code="key_not_found", hint="see `memtrace key list --org <org_id>`"
-            )
+            raise _no_such_key(key_id)
 
     def _checked(self, instance: ArcInstance, api_key: str | None) -> ArcInstance:
         rules.arc_database(instance.database, "database")
@@ -270,13 +297,12 @@ class Tenants:
             return msgspec.structs.replace(instance, sealed_api_key=None)
         if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
             raise InvalidInput("api-key must be given, in printable ASCII without spaces")
-        sealed = self._vault.seal(api_key, arc_key_context(instance))
+        sealed = self._vault.seal(api_key, instance.key_context)
         return msgspec.structs.replace(instance, sealed_api_key=sealed)
 
 
-def arc_key_context(instance: ArcInstance) -> str:
-    """Return what an instance's sealed API key is bound to: its org, its id, its field."""
-    return f"{instance.org_id}|{instance.id}|arc_api_key"
+def _no_such_key(key_id: str) -> NotFound:
+    return NotFound(f"no API key {key_id!r}", code="key_not_found", hint="see `memtrace key list --org <org_id>`")
 
 
 def mask(secret: str) -> str:

@@ -34,6 +34,18 @@ def from_us(us: int) -> datetime:
     return EPOCH + timedelta(microseconds=us)
 
 
+def parse_duration(text: str, *, field: str) -> timedelta:
+    """Read a length of time: `30m`, `24h`, `90d`, `2w`.
+
+    Raises:
+        InvalidInput: it is not of that form, or longer than 10 years.
+    """
+    relative = _RELATIVE.fullmatch(text)
+    if relative is None or int(relative[1]) > FURTHEST_BACK // _UNITS[relative[2]]:
+        raise InvalidInput(f"{field} must be <n>m, <n>h, <n>d or <n>w (n from 1, at most 10 years)")
+    return int(relative[1]) * _UNITS[relative[2]]
+
+
 def parse_bound(text: str, *, field: str, now: datetime) -> datetime:
     """Read a caller's `since` or `until`.
 
@@ -47,11 +59,11 @@ def parse_bound(text: str, *, field: str, now: datetime) -> datetime:
     """
     if text == "now" and field == "until":
         return now
-    if relative := _RELATIVE.fullmatch(text):
-        count, unit = int(relative[1]), _UNITS[relative[2]]
-        if count > FURTHEST_BACK // unit:
-            raise InvalidInput(f"{field} {_RULE}")
-        return now - count * unit
+    if _RELATIVE.fullmatch(text):
+        try:
+            return now - parse_duration(text, field=field)
+        except InvalidInput:
+            raise InvalidInput(f"{field} {_RULE}") from None
     if not _ISO_8601.fullmatch(text):
         raise InvalidInput(f"{field} {_RULE}" + (", or now" if field == "until" else ""))
     try:

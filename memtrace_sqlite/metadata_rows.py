@@ -60,7 +60,7 @@ def instance_row(instance: ArcInstance) -> tuple[Value, ...]:
 
 def key_of(row: Row) -> APIKey:
     """Return the API key of a row."""
-    key_id, org_id, name, digest, permissions, created_at, expires_at, revoked_at = row
+    key_id, org_id, name, digest, permissions, created_at, expires_at, revoked_at, superseded_at = row
     return APIKey(
         id=key_id,
         org_id=org_id,
@@ -70,6 +70,7 @@ def key_of(row: Row) -> APIKey:
         created_at=from_us(created_at),
         expires_at=optional_time(expires_at),
         revoked_at=optional_time(revoked_at),
+        superseded_at=optional_time(superseded_at),
     )
 
 

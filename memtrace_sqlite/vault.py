@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import os
+from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -56,10 +57,23 @@ class MasterKey:
 
 
 class EnvelopeVault:
-    """Seals and opens secrets with a master key."""
+    """Seals secrets with a master key, and opens what was sealed with it or with a previous one."""
 
-    def __init__(self, master_key: MasterKey) -> None:
+    def __init__(self, master_key: MasterKey, previous: Sequence[MasterKey] = ()) -> None:
         self._master = master_key
+        self._by_id = {key.id: key for key in (*previous, master_key)}
+
+    def key_ids(self) -> list[str]:
+        """Return the ids of the master keys, the one that seals first."""
+        return [self._master.id.hex(), *(key.hex() for key in self._by_id if key != self._master.id)]
+
+    def key_id(self, sealed: bytes) -> str:
+        """Return the id of the master key that a value was sealed with.
+
+        Raises:
+            SealBroken: it is of an unknown version, or cut short.
+        """
+        return _header(sealed)[len(_VERSION) :].hex()
 
     def seal(self, secret: str, context: str) -> bytes:
         """Return `secret` encrypted; it opens only with an equal `context`."""
@@ -74,21 +88,26 @@ class EnvelopeVault:
         """Return the secret.
 
         Raises:
-            WrongMasterKey: it was sealed with another master key.
+            WrongMasterKey: it was sealed with a master key that is not at hand.
             SealBroken: it was altered, cut short, moved, or is of an unknown version.
         """
-        if sealed[:1] != _VERSION:
-            raise SealBroken("the sealed value is of an unknown version or damaged")
-        if len(sealed) < _HEADER_BYTES + _WRAPPED_BYTES + _NONCE_BYTES + _TAG_BYTES:
-            raise SealBroken("the sealed value is cut short")
-        header, rest = sealed[:_HEADER_BYTES], sealed[_HEADER_BYTES:]
-        if header[1:] != self._master.id:
+        header, rest = _header(sealed), sealed[_HEADER_BYTES:]
+        master = self._by_id.get(header[len(_VERSION) :])
+        if master is None:
             raise WrongMasterKey("sealed with another master key")
         wrapped, body = rest[:_WRAPPED_BYTES], rest[_WRAPPED_BYTES:]
         bound = header + context.encode()
         try:
-            data_key = self._master.cipher.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], bound)
+            data_key = master.cipher.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], bound)
             secret = AESGCM(data_key).decrypt(body[:_NONCE_BYTES], body[_NONCE_BYTES:], bound)
         except InvalidTag:
             raise SealBroken("the sealed value was altered or belongs to another place") from None
         return secret.decode()
+
+
+def _header(sealed: bytes) -> bytes:
+    if sealed[:1] != _VERSION:
+        raise SealBroken("the sealed value is of an unknown version or damaged")
+    if len(sealed) < _HEADER_BYTES + _WRAPPED_BYTES + _NONCE_BYTES + _TAG_BYTES:
+        raise SealBroken("the sealed value is cut short")
+    return sealed[:_HEADER_BYTES]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ import msgspec
 
 from memtrace_core import rules
 from memtrace_core.errors import Conflict, NotFound
-from memtrace_core.model import Agent, APIKey, ArcInstance, Org, Session, SessionStatus
+from memtrace_core.model import Agent, APIKey, ArcInstance, Org, SealedSecret, Session, SessionStatus
 from memtrace_core.query import Position
 
 Listed = TypeVar("Listed", Agent, Session)
@@ -101,11 +101,42 @@ class InMemoryMetadataRepo:
     async def create_key(self, key: APIKey) -> None:
         """Store a key."""
         self._need_org(key.org_id)
-        live = (one for one in self._keys.values() if one.org_id == key.org_id and one.revoked_at is None)
-        if any(one.name == key.name for one in live):
+        mine = (one for one in self._keys.values() if one.org_id == key.org_id)
+        if any(one.name == key.name and one.state(key.created_at) == "active" for one in mine):
             raise Conflict(f"{key.org_id} has a live key named {key.name!r}", code="key_name_taken")
         self._keys[key.id] = key
         self._version += 1
+
+    async def get_key(self, key_id: str) -> APIKey | None:
+        """Return a key."""
+        return self._keys.get(key_id)
+
+    async def rotate_key(self, former_id: str, key: APIKey, until: datetime) -> bool:
+        """Put a key in another one's place."""
+        former = self._keys.get(former_id)
+        if former is None or former.org_id != key.org_id or former.state(key.created_at) != "active":
+            return False
+        self._keys[former_id] = msgspec.structs.replace(
+            former, superseded_at=key.created_at, expires_at=min(former.expires_at or until, until)
+        )
+        self._keys[key.id] = key
+        self._version += 1
+        return True
+
+    async def sealed_secrets(self) -> list[SealedSecret]:
+        """Return all Arc keys."""
+        return [_sealed(one) for one in (*self._bound.values(), *self._retired.values()) if one.sealed_api_key]
+
+    async def reseal(self, reseal: Callable[[SealedSecret], bytes]) -> int:
+        """Replace Arc keys, all or none."""
+        places = (self._bound, self._retired)
+        sealed = [(place, name, one) for place in places for name, one in place.items() if one.sealed_api_key]
+        fresh = [(place, name, one, reseal(_sealed(one))) for place, name, one in sealed]
+        changed = [each for each in fresh if each[3] != each[2].sealed_api_key]
+        for place, name, one, value in changed:
+            place[name] = msgspec.structs.replace(one, sealed_api_key=value)
+        self._version += bool(changed)
+        return len(changed)
 
     async def find_key(self, digest: bytes) -> APIKey | None:
         """Return the key with this digest."""
@@ -209,3 +240,7 @@ def _newest(things: list[Listed], limit: int, after: Position | None) -> list[Li
     placed = ((Position(thing.created_at, thing.id), thing) for thing in things)
     following = [(place, thing) for place, thing in placed if after is None or place < after]
     return [thing for _, thing in sorted(following, key=lambda pair: pair[0], reverse=True)[:limit]]
+
+
+def _sealed(instance: ArcInstance) -> SealedSecret:
+    return SealedSecret(instance.key_context, instance.sealed_api_key or b"")

@@ -8,7 +8,6 @@ from builders import START, agent, api_key, instance, org, run, session
 
 from memtrace_core.errors import Conflict, NotFound, SealBroken, StorageUnavailable, WrongMasterKey
 from memtrace_core.query import Position
-from memtrace_core.tenants import arc_key_context
 from memtrace_sqlite import EnvelopeVault, MasterKey, SqliteMetadataRepo
 from memtrace_sqlite.metadata import CHECK_CONTEXT
 
@@ -237,9 +236,9 @@ def test_no_secret_lies_in_the_files_in_the_clear(tmp_path):
     async def _(repo):
         await repo.create_org(org())
         one = instance()
-        await repo.bind_instance(instance(sealed_api_key=VAULT.seal(secret, arc_key_context(one))))
+        await repo.bind_instance(instance(sealed_api_key=VAULT.seal(secret, one.key_context)))
         found = await repo.instance_of("org_a")
-        assert VAULT.open(found.sealed_api_key, arc_key_context(found)) == secret
+        assert VAULT.open(found.sealed_api_key, found.key_context) == secret
         for path in tmp_path.iterdir():
             assert secret.encode() not in path.read_bytes()
 

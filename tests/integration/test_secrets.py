@@ -8,7 +8,7 @@ from memtrace_cli import secrets as secrets_module
 from memtrace_cli.composition import compose
 from memtrace_cli.secrets import arc_api_key, master_key
 from memtrace_cli.settings import Auth, Settings, SettingsError
-from memtrace_sqlite import MasterKey, Mode
+from memtrace_sqlite import EnvelopeVault, MasterKey, Mode
 
 GOOD = base64.b64encode(bytes(range(32))).decode()
 SHORT = base64.b64encode(bytes(range(16))).decode()
@@ -31,9 +31,9 @@ def test_the_four_ways_to_have_no_good_master_key_have_four_messages(tmp_path, n
     settings = Settings(auth=Auth(db_path=str(tmp_path / "memtrace.db")))
 
     def other_key():
-        compose_and_release(settings, MasterKey.parse(GOOD))
+        compose_and_release(settings, EnvelopeVault(MasterKey.parse(GOOD)))
         with pytest.raises(SettingsError) as raised:
-            compose(settings, MasterKey(bytes(32)), Mode.AS_IT_IS)
+            compose(settings, EnvelopeVault(MasterKey(bytes(32))), Mode.AS_IT_IS)
         assert raised.value.hint == "set MEMTRACE_MASTER_KEY to the key that this database was begun with"
         return str(raised.value)
 

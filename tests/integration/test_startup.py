@@ -12,9 +12,9 @@ from memtrace_cli.settings import Arc, Auth, Journal, Settings, SettingsError
 from memtrace_core.errors import StorageUnavailable
 from memtrace_core.model import Permission
 from memtrace_core.testing import ManualClock
-from memtrace_sqlite import MasterKey, Mode
+from memtrace_sqlite import EnvelopeVault, MasterKey, Mode
 
-KEY = MasterKey(bytes(32))
+KEY = EnvelopeVault(MasterKey(bytes(32)))
 AUTH_OFF = Settings(auth=Auth(enabled=False))
 LEGACY = Settings(arc=Arc(url="http://arc.example:8000", api_key="arc-secret", database="memory"))
 

@@ -13,7 +13,7 @@ from memtrace_core.memories import NewMemory
 from memtrace_core.model import DEFAULT_ORG_ID, LEGACY_INSTANCE_ID, Permission
 from memtrace_core.ports import OrgHoldings
 from memtrace_core.query import MemoryQuery
-from memtrace_core.tenants import Binding, arc_key_context, mask
+from memtrace_core.tenants import Binding, mask
 from memtrace_core.testing import TransparentVault
 
 ARC = Binding(url="https://arc.example", api_key="arc-secret", database="memory")
@@ -31,7 +31,7 @@ async def prepared():
 
 def opened(one):
     """Return the Arc key of an instance in the clear."""
-    return TransparentVault().open(one.sealed_api_key, arc_key_context(one))
+    return TransparentVault().open(one.sealed_api_key, one.key_context)
 
 
 def test_an_org_is_created_with_an_id_of_its_own():
@@ -131,7 +131,7 @@ def test_a_binding_seals_the_arc_key_for_its_place():
             "events",
         )
         assert opened(made) == "arc-secret"
-        assert arc_key_context(made) == f"{ORG}|{made.id}|arc_api_key"
+        assert made.key_context == f"{ORG}|{made.id}|arc_api_key"
         for moved in ({"org_id": OTHER_ORG}, {"id": "arc_other"}):
             with pytest.raises(SealBroken):
                 opened(msgspec.structs.replace(made, **moved))
