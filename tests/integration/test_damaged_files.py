@@ -198,7 +198,7 @@ def test_a_metadata_database_that_was_replaced_is_not_believed_any_more(folder):
             assert (await client.get("/api/v1/memories?limit=1")).status == 200
             replace_and_revoke()
             async with asyncio.timeout(10):  # it looks once a second
-                while (await client.get("/api/v1/memories?limit=1")).status == 200:
+                while (await client.get("/api/v1/memories?limit=1")).status == 200:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             assert (await client.get("/api/v1/memories?limit=1")).status in (401, 503)
 
@@ -206,7 +206,7 @@ def test_a_metadata_database_that_was_replaced_is_not_believed_any_more(folder):
 
 
 def test_the_shared_memory_of_the_wal_is_not_needed_to_keep_memories(folder):
-    """Without the -shm file nothing is acknowledged, as another process would make one of its own; nothing is lost."""
+    """Without the -shm file nothing is acknowledged: another process would make one of its own. Nothing is lost."""
 
     async def scenario():
         async with serving(folder) as client:
