@@ -1,0 +1,25 @@
+"""A short torture; `python -m torture` is there for long ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torture.history import Stored
+from torture.plan import plan_of
+from torture.run import run
+
+CYCLES, SEED, SECONDS = 4, 31, 0.4
+
+
+def test_the_short_torture_kills_everybody() -> None:
+    """The seed was chosen so that few cycles kill the server, Arc, and both at once."""
+    victims = {plan_of(SEED, number, SECONDS).victim for number in range(1, CYCLES + 1)}
+    assert victims == {"server", "arc", "both"}
+
+
+def test_every_answer_holds_whatever_is_killed_and_however_arc_fails(tmp_path: Path) -> None:
+    """While server and Arc are killed and Arc misbehaves, nothing is lost, doubled, altered or mixed up."""
+    result = run(tmp_path, cycles=CYCLES, seed=SEED, seconds_per_cycle=SECONDS)
+    assert [str(violation) for violation in result.violations] == []
+    assert result.cycles == CYCLES
+    assert sum(isinstance(attempt.outcome, Stored) for attempt in result.attempts) > 100

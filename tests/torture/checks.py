@@ -1,0 +1,244 @@
+"""The judgement over a history: pure, and in time that grows with its length (sorting apart)."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import pairwise
+
+from torture.history import Attempt, Fields, History, Known, Reading, Stored, Table, Violation
+from torture.sent import as_stored, is_as_sent, microseconds
+
+Position = tuple[datetime, str]
+
+
+def check(history: History) -> list[Violation]:
+    """Return every broken promise."""
+    by_org: dict[str, list[Attempt]] = defaultdict(list)
+    for attempt in history.attempts:
+        by_org[attempt.org].append(attempt)
+    senders = {_content_key(attempt.sent): attempt.org for attempt in history.attempts}
+    owners = {
+        attempt.outcome.memory["memory_id"]: attempt.org
+        for attempt in history.attempts
+        if isinstance(attempt.outcome, Stored)
+    }
+    return [
+        *(
+            violation
+            for reading in history.readings
+            for violation in _Judge(reading, by_org[reading.org], senders, owners).violations()
+        ),
+        *order_of_acknowledgement(history.attempts),
+        *times_of_the_journal(history.readings),
+        *what_lies_in_arc(history.tables, history.readings),
+    ]
+
+
+def position_of(memory: Fields) -> Position:
+    """Return where a memory stands in its org's order."""
+    return datetime.fromisoformat(memory["time"]), memory["memory_id"]
+
+
+class _Judge:
+    """Compares what one org reads with what it sent and was answered."""
+
+    def __init__(
+        self,
+        reading: Reading,
+        attempts: Sequence[Attempt],
+        senders: Mapping[str, str],
+        owners: Mapping[str, str],
+    ) -> None:
+        self._org = reading.org
+        self._reading = reading
+        self._attempts = attempts
+        self._senders, self._owners = senders, owners
+        self._read = {memory["memory_id"]: memory for memory in reading.memories}
+        self._acknowledged = {
+            attempt.outcome.memory["memory_id"]: attempt
+            for attempt in attempts
+            if isinstance(attempt.outcome, Stored)
+        }
+        self._by_content: dict[str, list[Attempt]] = defaultdict(list)
+        for attempt in attempts:
+            self._by_content[_content_key(attempt.sent)].append(attempt)
+        # Stored, though the answer never came: id → the unanswered attempts that may have brought it.
+        self._silent: dict[str, list[Attempt]] = {}
+
+    def violations(self) -> Iterator[Violation]:
+        yield from self._order()
+        yield from self._acknowledgements()
+        yield from self._others()
+        yield from self._one_memory_for_the_same()
+        yield from self._duplicates()
+        yield from self._batches()
+        yield from self._follower()
+
+    def _order(self) -> Iterator[Violation]:
+        positions = [position_of(memory) for memory in self._reading.memories]
+        for former, latter in pairwise(positions):
+            if not former < latter and former[1] != latter[1]:
+                yield self._violation("out of order", f"{latter[1]} is read after {former[1]}")
+        for memory_id, times in Counter(memory_id for _, memory_id in positions).items():
+            if times > 1:
+                yield self._violation("doubled", f"{memory_id} is read {times} times")
+
+    def _acknowledgements(self) -> Iterator[Violation]:
+        for attempt in self._attempts:
+            if not isinstance(attempt.outcome, Stored):
+                continue
+            answer = attempt.outcome.memory
+            memory_id = answer["memory_id"]
+            if self._acknowledged[memory_id] is not attempt:
+                yield self._violation("doubled", f"{memory_id} was answered to two requests")
+            if answer["org_id"] != self._org or not is_as_sent(answer, attempt.sent):
+                yield self._violation("altered", f"the answer {answer} to {attempt.sent}")
+            found = self._read.get(memory_id)
+            if found is None:
+                yield self._violation("lost", f"{memory_id}, {_shown(answer)}")
+            elif found != answer:
+                yield self._violation("altered", f"{found} was {answer} when it was acknowledged")
+
+    def _others(self) -> Iterator[Violation]:
+        """Judge the memories that no 201 named: each must be one that was sent and never answered."""
+        for memory_id, memory in self._read.items():
+            same_content = self._by_content.get(_content_key(memory), [])
+            if memory["org_id"] != self._org:
+                yield self._violation("foreign", f"{_shown(memory)} is of {memory['org_id']}")
+            elif memory_id in self._acknowledged:
+                continue
+            elif not same_content:
+                sender = self._senders.get(_content_key(memory))
+                yield self._violation("foreign" if sender else "unsent", f"{_shown(memory)}, sent by {sender}")
+            elif not (exact := [one for one in same_content if is_as_sent(memory, one.sent)]):
+                yield self._violation("altered", f"{memory} was sent as {same_content[0].sent}")
+            elif unanswered := [one for one in exact if one.outcome is None]:
+                self._silent[memory_id] = unanswered
+            else:
+                yield self._violation("doubled", f"{_shown(memory)} has a second copy under {memory_id}")
+
+    def _one_memory_for_the_same(self) -> Iterator[Violation]:
+        self._copies: dict[str, set[str]] = defaultdict(set)
+        for memory_id, attempt in self._acknowledged.items():
+            self._copies[attempt.sameness].add(memory_id)
+        for memory_id, (attempt, *_) in self._silent.items():
+            self._copies[attempt.sameness].add(memory_id)
+        for sameness, ids in self._copies.items():
+            if len(ids) > 1:
+                yield self._violation("doubled", f"{sameness} is stored as {', '.join(sorted(ids))}")
+
+    def _duplicates(self) -> Iterator[Violation]:
+        for attempt in self._attempts:
+            if not isinstance(attempt.outcome, Known):
+                continue
+            memory_id = attempt.outcome.memory_id
+            first = self._acknowledged.get(memory_id)
+            origins = [first] if first else self._silent.get(memory_id, [])
+            if not any(one.sameness == attempt.sameness and one.began < attempt.ended for one in origins):
+                yield self._violation("unjustified", f"{_shown(attempt.sent)} is no duplicate of {memory_id}")
+
+    def _batches(self) -> Iterator[Violation]:
+        """Look at batches without an answer: all of their members were stored, or none."""
+        batches: dict[int, list[Attempt]] = defaultdict(list)
+        by_sameness: dict[str, list[Attempt]] = defaultdict(list)
+        for attempt in self._attempts:
+            by_sameness[attempt.sameness].append(attempt)
+            if attempt.outcome is None:
+                batches[attempt.request].append(attempt)
+        for members in batches.values():
+            fates: dict[bool, Attempt] = {}
+            for member in members if len(members) > 1 else ():
+                others = [one for one in by_sameness[member.sameness] if one.request != member.request]
+                # What was also sent at another time without an answer, or before, says nothing about this one.
+                if all(one.outcome is not None and one.began > member.ended for one in others):
+                    by_others = {
+                        one.outcome.memory["memory_id"] for one in others if isinstance(one.outcome, Stored)
+                    }
+                    fates[bool(self._copies.get(member.sameness, set()) - by_others)] = member
+            if len(fates) == 2:
+                yield self._violation(
+                    "torn",
+                    f"a batch is stored with {_shown(fates[True].sent)} and without {_shown(fates[False].sent)}",
+                )
+
+    def _follower(self) -> Iterator[Violation]:
+        followed = Counter(self._reading.followed)
+        for memory_id in self._read.keys() - followed.keys():
+            yield self._violation("skipped", f"the follower never met {memory_id}")
+        for memory_id, times in followed.items():
+            if memory_id not in self._read:
+                kind = "foreign" if self._owners.get(memory_id, self._org) != self._org else "lost"
+                yield self._violation(kind, f"the follower met {memory_id}, which is not there")
+            if times > 1:
+                yield self._violation("doubled", f"the follower met {memory_id} {times} times")
+        if followed.keys() == self._read.keys() and list(followed) != list(self._read):
+            yield self._violation("out of order", "the follower met memories in another order")
+
+    def _violation(self, kind: str, what: str) -> Violation:
+        return Violation(kind, self._org, what)
+
+
+def order_of_acknowledgement(attempts: Iterable[Attempt]) -> Iterator[Violation]:
+    """Check that what was acknowledged before another request began has the lower time, over all orgs."""
+    stored = [attempt for attempt in attempts if isinstance(attempt.outcome, Stored)]
+    timed = [(attempt, position_of(attempt.outcome.memory)) for attempt in stored]
+    for (former, earlier), (latter, later) in pairwise(timed):
+        if former.request == latter.request and not earlier < later:
+            yield Violation("out of order", latter.org, f"{later[1]} stands behind {earlier[1]} in its batch")
+    ends = sorted(timed, key=lambda one: one[0].ended)
+    done, newest = 0, None
+    for attempt, position in sorted(timed, key=lambda one: one[0].began):
+        while ends[done][0].ended < attempt.began:
+            newest = max(newest, ends[done][1]) if newest else ends[done][1]
+            done += 1
+        if newest is not None and position[0] <= newest[0]:
+            yield Violation("out of order", attempt.org, f"{position[1]} was sent after the answer {newest[1]}")
+
+
+def times_of_the_journal(readings: Iterable[Reading]) -> Iterator[Violation]:
+    """Check that no two memories of one journal share a time, whosever they are."""
+    seen: dict[str, str] = {}
+    for reading in readings:
+        for memory in {memory["memory_id"]: memory for memory in reading.memories}.values():
+            other = seen.setdefault(memory["time"], memory["memory_id"])
+            if other != memory["memory_id"]:
+                yield Violation("out of order", reading.org, f"{memory['memory_id']} has the time of {other}")
+
+
+def what_lies_in_arc(tables: Iterable[Table], readings: Iterable[Reading]) -> Iterator[Violation]:
+    """Check that Arc holds what its orgs read, what is set aside apart, and nothing else."""
+    by_org = {reading.org: reading for reading in readings}
+    for table in tables:
+        rows: dict[str, dict[str, Fields]] = {org: {} for org in table.orgs}
+        for row in table.rows:
+            if row["org_id"] not in rows:
+                yield Violation("foreign", row["org_id"], f"its {row['memory_id']} lies in Arc in another's table")
+                continue
+            first = rows[row["org_id"]].setdefault(row["memory_id"], row)
+            if as_stored(first) != as_stored(row):
+                yield Violation("altered", row["org_id"], f"Arc holds two versions of {row['memory_id']}")
+        for org, held in rows.items():
+            if org in by_org:
+                yield from _arc_of(by_org[org], held)
+
+
+def _arc_of(reading: Reading, held: Mapping[str, Fields]) -> Iterator[Violation]:
+    read = {memory["memory_id"]: memory for memory in reading.memories}
+    for memory_id in read.keys() - held.keys() - reading.set_aside:
+        yield Violation("lost", reading.org, f"{memory_id} is read, but does not lie in Arc")
+    for memory_id in held.keys() - read.keys():
+        yield Violation("unsent", reading.org, f"{memory_id} lies in Arc, but is not read")
+    for memory_id in held.keys() & read.keys():
+        row, memory = held[memory_id], read[memory_id]
+        if (row["time"], row["content"]) != (microseconds(memory["time"]), memory["content"]):
+            yield Violation("altered", reading.org, f"{memory_id} in Arc is not what is read")
+
+
+def _content_key(fields: Fields) -> str:
+    return str(fields["content"])
+
+
+def _shown(fields: Fields) -> str:
+    return repr(fields["content"][:60])

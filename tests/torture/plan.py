@@ -1,0 +1,31 @@
+"""What is drawn for a cycle before it begins, so that it is the same whenever a seed is used again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+Victim = Literal["server", "both", "arc"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a cycle's traffic lasts, who is killed, and the settle time of a server that is started.
+
+    In an outage Arc is away from the beginning to the kill, so that the journal fills.
+    """
+
+    seconds: float
+    victim: Victim
+    settle_seconds: int
+    outage: bool
+
+
+def plan_of(seed: int, number: int, most_seconds: float) -> Plan:
+    """Draw a cycle."""
+    rng = Random(f"{seed}/{number}")
+    # A cycle is mostly too short to confirm anything after a settle time, so there mostly is none.
+    settle_seconds = rng.choice((0, 0, 0, 1))
+    (victim,) = rng.choices(("server", "both", "arc"), (6, 2, 2))
+    return Plan(rng.uniform(0.05, most_seconds), victim, settle_seconds, rng.random() < 0.15)

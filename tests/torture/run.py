@@ -1,0 +1,91 @@
+"""A whole run: cycles over one growing state, then peace, and the judgement."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from e2e.processes import eventually
+
+from torture.checks import check
+from torture.cycle import Cycles
+from torture.history import Attempt, History, Reading, Table, Violation, summed_up
+from torture.recorder import Recorder
+from torture.world import World
+
+PEACE_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run went."""
+
+    seed: int
+    cycles: int
+    attempts: list[Attempt]
+    violations: list[Violation]
+    set_aside: int
+
+    def __str__(self) -> str:
+        return summed_up(self.seed, self.cycles, self.attempts, self.violations)
+
+
+def run(folder: Path, *, cycles: int, seed: int, seconds_per_cycle: float) -> Result:
+    """Run so many cycles in a folder; the first one that shows a violation is the last."""
+    world, recorder = World(folder, Random(seed)), Recorder()
+    with world.living():
+        course = Cycles(world, recorder, seconds_per_cycle, seed)
+        done = asyncio.run(_cycles(course, recorder, cycles))
+        _make_peace(course, world, recorder)
+        set_aside = frozenset(world.set_aside())
+        readings = asyncio.run(_read_all(course, world, set_aside))
+        history = History(attempts=recorder.attempts, readings=readings, tables=_tables(world))
+    violations = [*recorder.violations, *check(history)]
+    return Result(seed, done, recorder.attempts, violations, len(set_aside))
+
+
+async def _cycles(course: Cycles, recorder: Recorder, most: int) -> int:
+    for number in range(1, most + 1):
+        await course.cycle(number)
+        if recorder.violations:
+            return number
+    return most
+
+
+def _make_peace(course: Cycles, world: World, recorder: Recorder) -> None:
+    """Start the server afresh, without faults, and wait until all that was delivered is confirmed."""
+    course.end_server()
+    world.start(settle_seconds=0)
+    world.set_faults()
+    recorder.server_lives = True
+    try:
+        eventually(lambda: not world.waiting(), within=PEACE_SECONDS)
+    except AssertionError:
+        recorder.violated("unsettled", "all", f"{world.waiting()} memories are not confirmed in {PEACE_SECONDS} s")
+
+
+async def _read_all(course: Cycles, world: World, set_aside: frozenset[str]) -> list[Reading]:
+    """Read what every org has, and let its follower come to the end."""
+    readings: list[Reading] = []
+    async with AsyncExitStack() as stack:
+        for one in world.orgs:
+            reader, follower = await course.reader(one, stack), course.followers[one.org]
+            while await follower.look(reader):
+                pass
+            memories = await reader.everything()
+            if memories is None:
+                course.recorder.violated("status", one.org, "it cannot be read in peace")
+                continue
+            followed = [memory["memory_id"] for memory in follower.met]
+            readings.append(Reading(org=one.org, memories=memories, followed=followed, set_aside=set_aside))
+    return readings
+
+
+def _tables(world: World) -> list[Table]:
+    def at(place: tuple[str, str]) -> frozenset[str]:
+        return frozenset(one.org for one in world.orgs if one.place == place)
+
+    return [Table(orgs=at(place), rows=rows) for place, rows in world.rows().items()]
