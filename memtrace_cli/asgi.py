@@ -38,5 +38,6 @@ def app_of(services: Services, settings: Settings, before: Callable[[], Awaitabl
         read_timeout=timedelta(seconds=settings.server.read_timeout),
         drain_within=timedelta(seconds=settings.server.shutdown_timeout),
         before=before,
+        show_orgs=settings.server.health_detail == "full",
     )
     return create_app(services, options, request_log())

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from memtrace_cli.settings import Settings, SettingsError
-from memtrace_core import ConfirmationPolicy, DedupPolicy, DeliveryPolicy, Services, build_services
+from memtrace_core import ConfirmationPolicy, DedupPolicy, DeliveryPolicy, FairUse, Services, build_services
 from memtrace_core.clock import SystemClock
 from memtrace_core.errors import SealBroken, StorageUnavailable, WrongMasterKey
 from memtrace_core.ports import ArcGateway, Clock
@@ -57,6 +57,11 @@ def compose(
             flush_interval=timedelta(milliseconds=settings.arc.write_flush_interval_ms),
         ),
         confirmation=ConfirmationPolicy(settle=timedelta(seconds=settings.journal.settle_seconds)),
+        fair_use=FairUse(
+            requests_per_second=settings.limits.requests_per_second,
+            burst=settings.limits.burst,
+            in_flight=settings.limits.in_flight,
+        ),
         authenticate=settings.auth.enabled,
     )
 

@@ -17,9 +17,11 @@ from memtrace_cli.logs import configure_logs
 from memtrace_cli.secrets import vault
 from memtrace_cli.server import Server, address_of, bound_socket, raise_open_files
 from memtrace_cli.settings import Settings
+from memtrace_cli.tls import certificate_of
 from memtrace_sqlite import EnvelopeVault, Mode
 
 DEV_PORT = 9100
+_LOCAL = (LOOPBACK, "::1", "localhost")
 
 
 def serve(*, new_journal: bool = False) -> int:
@@ -38,7 +40,13 @@ def serve_dev(port: int | None) -> int:
 
 async def _serve(settings: Settings, key: EnvelopeVault, *, new_journal: bool) -> int:
     raise_open_files()
+    certificate = certificate_of(settings.server)
+    if certificate is None and settings.auth.enabled and settings.server.host not in _LOCAL:
+        logger.warning(
+            "API keys travel in the clear: put a proxy with TLS in front, or set server.tls_cert and tls_key"
+        )
     bound = bound_socket(settings.server.host, settings.server.port)
+    url = address_of(bound, tls=certificate is not None)
     services = compose(settings, key, Mode.MIGRATE, new_journal=new_journal)
     try:
         await bootstrap(services, settings)
@@ -48,7 +56,8 @@ async def _serve(settings: Settings, key: EnvelopeVault, *, new_journal: bool) -
         server = Server(
             app_of(services, settings),
             settings.server,
-            on_started=lambda: logger.bind(url=address_of(bound)).info("memtrace is listening"),
+            on_started=lambda: logger.bind(url=url).info("memtrace is listening"),
+            certificate=certificate,
         )
         await server.serve([bound])
     finally:

@@ -13,6 +13,7 @@ import uvicorn
 
 from memtrace_cli.settings import Server as ServerSettings
 from memtrace_cli.settings import SettingsError
+from memtrace_cli.tls import Certificate
 from memtrace_http import Edge, with_deadlines
 
 BACKLOG = 2048
@@ -48,12 +49,13 @@ def raise_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def address_of(bound: socket.socket) -> str:
+def address_of(bound: socket.socket, *, tls: bool = False) -> str:
     """Return the URL under which a client on this machine reaches a bound socket."""
+    scheme = "https" if tls else "http"
     host, port = bound.getsockname()[:2]
     if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
         host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104 - as above
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class Server(uvicorn.Server):
@@ -62,7 +64,13 @@ class Server(uvicorn.Server):
     `on_started` is called when the port is open.
     """
 
-    def __init__(self, app: Edge, settings: ServerSettings, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: Edge,
+        settings: ServerSettings,
+        on_started: Callable[[], None],
+        certificate: Certificate | None = None,
+    ) -> None:
         config = uvicorn.Config(
             app,
             http=with_deadlines(settings.read_timeout, settings.write_timeout),
@@ -77,10 +85,16 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._on_started = on_started
+        self._certificate = certificate
+        if certificate is not None:
+            config.load()
+            config.ssl = certificate.context
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open the port, and say so."""
         await super().startup(sockets)
+        if self._certificate is not None:
+            self._following = asyncio.get_running_loop().create_task(self._certificate.follow())
         if self.started:
             self._on_started()
 

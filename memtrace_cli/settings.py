@@ -45,7 +45,7 @@ class SettingsError(MemtraceError):
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the server listens, and its timeouts in seconds."""
+    """Where the server listens, its timeouts in seconds, and its certificate (PEM files) if it speaks TLS."""
 
     host: Text = "0.0.0.0"  # noqa: S104 - a server in a container must be reachable from outside
     port: Port = 9100
@@ -54,6 +54,19 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_timeout: Annotated[
         float, Meta(ge=0, le=86_400, description="a number of seconds from 0 to 86,400")
     ] = 30.0
+    health_detail: Annotated[Literal["full", "summary"], Meta(description="full or summary")] = "full"
+    tls_cert: Text | None = None
+    tls_key: Text | None = None
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What is fair use; 0 is no limit."""
+
+    requests_per_second: Annotated[float, Meta(ge=0, le=1_000_000, description="a number from 0 to 1,000,000")] = (
+        0.0
+    )
+    burst: Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1 to 1,000,000")] = 20
+    in_flight: Annotated[int, Meta(ge=0, le=1_000_000, description="a whole number from 0 to 1,000,000")] = 0
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +126,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     auth: Auth = Auth()
     dedup: Dedup = Dedup()
     journal: Journal = Journal()
+    limits: Limits = Limits()
 
     @property
     def database_file(self) -> Path:

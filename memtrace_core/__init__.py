@@ -25,11 +25,13 @@ from memtrace_core.errors import (
     OrgClosing,
     SealBroken,
     StorageUnavailable,
+    TooManyRequests,
     Unauthenticated,
     Unavailable,
     VaultError,
     WrongMasterKey,
 )
+from memtrace_core.limits import FairUse
 from memtrace_core.memories import NewMemory, Page
 from memtrace_core.model import (
     Agent,
@@ -62,6 +64,7 @@ __all__ = [
     "DeliveryPolicy",
     "Duplicate",
     "DuplicateMemory",
+    "FairUse",
     "Forbidden",
     "InvalidInput",
     "JournalFull",
@@ -82,6 +85,7 @@ __all__ = [
     "Session",
     "SessionContext",
     "StorageUnavailable",
+    "TooManyRequests",
     "Unauthenticated",
     "Unavailable",
     "VaultError",

@@ -17,13 +17,24 @@ class Directory:
     def __init__(self, repo: MetadataRepo) -> None:
         self._repo = repo
         self._version = -1
+        self._digests: frozenset[bytes] | None = None
         self._keys: dict[bytes, APIKey | None] = {}
         self._instances: dict[str, ArcInstance | None] = {}
         self._all_instances: list[ArcInstance] | None = None
 
     async def key(self, digest: bytes) -> APIKey | None:
-        """Return the API key with this SHA-256."""
+        """Return the API key with this SHA-256.
+
+        What is no key of anybody is told without a look into the database, and takes no room here.
+        """
         version = self._current()
+        digests = self._digests
+        if digests is None:
+            digests = await self._repo.key_digests()
+            if version == self._version:
+                self._digests = digests
+        if digest not in digests:
+            return None
         try:
             return self._keys[digest]
         except KeyError:
@@ -58,5 +69,6 @@ class Directory:
         version = self._repo.version()
         if version != self._version or len(self._keys) + len(self._instances) > MAX_REMEMBERED:
             self._keys, self._instances, self._all_instances = {}, {}, None
+            self._digests = self._digests if version == self._version else None
             self._version = version
         return version

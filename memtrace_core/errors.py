@@ -11,6 +11,7 @@ MemtraceError                  never raised itself
 │   ├── NoArcInstance          the org has no Arc instance
 │   ├── ArcUnreachable         the org's Arc does not answer, or refuses our key
 │   │   └── ArcFailed          it answers that it failed, and not why
+│   ├── TooManyRequests        a key asks too often, or too much of an org is under way
 │   ├── JournalFull            delivery is too far behind, or the disk is nearly full
 │   ├── OrgClosing             the org is being deleted
 │   └── StorageUnavailable     the local database cannot be used
@@ -111,6 +112,16 @@ class ArcUnreachable(Unavailable):
 
 class ArcFailed(ArcUnreachable):
     """The org's Arc answers that something failed on its side, and leaves open what."""
+
+
+class TooManyRequests(Unavailable):
+    """More requests than is fair; try again in `retry_after` seconds."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class JournalFull(Unavailable):

@@ -381,6 +381,10 @@ class MetadataRepo(Protocol):
         """
         ...
 
+    async def key_digests(self) -> frozenset[bytes]:
+        """Return the SHA-256 of every key, revoked and expired ones included."""
+        ...
+
     async def find_key(self, digest: bytes) -> APIKey | None:
         """Return the key with this SHA-256, revoked and expired ones included."""
         ...

@@ -19,6 +19,7 @@ from memtrace_core.delivery import Delivery, DeliveryPolicy
 from memtrace_core.directory import Directory
 from memtrace_core.errors import MemtraceError
 from memtrace_core.health import Health
+from memtrace_core.limits import FairUse, Limits
 from memtrace_core.memories import Memories
 from memtrace_core.ports import ArcGateway, Clock, Journal, KeyVault, MetadataRepo
 from memtrace_core.resealing import Resealing
@@ -41,6 +42,7 @@ class Services:
     sessions: Sessions
     tenants: Tenants
     access: Access
+    limits: Limits
     health: Health
     backlog: Backlog
     resealing: Resealing
@@ -111,6 +113,7 @@ def build_services(
     dedup: DedupPolicy | None = None,
     delivery: DeliveryPolicy | None = None,
     confirmation: ConfirmationPolicy | None = None,
+    fair_use: FairUse | None = None,
     authenticate: bool = True,
 ) -> Services:
     """Wire the services over adapters of your choice.
@@ -124,6 +127,7 @@ def build_services(
         dedup: must be the policy that `journal` enforces.
         delivery: batching and retries.
         confirmation: when delivered memories are looked for in Arc.
+        fair_use: how much a key and an org may ask at once; anything if not given.
         authenticate: False lets anybody act for the default org.
     """
     clock = clock or SystemClock()
@@ -148,6 +152,7 @@ def build_services(
         sessions=Sessions(repo, clock),
         tenants=Tenants(repo, journal, vault, clock),
         access=Access(directory, journal, clock, enabled=authenticate),
+        limits=Limits(clock, fair_use or FairUse()),
         health=health,
         backlog=Backlog(repo, journal),
         resealing=Resealing(repo, vault),

@@ -23,12 +23,13 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How the app treats its callers.
 
     `read_timeout` is how long a body may take to arrive, `drain_within` how long the last deliveries may take at
-    the end. `before` runs before the services start.
+    the end. `before` runs before the services start. `show_orgs` lets `/health` and `/ready` name the orgs.
     """
 
     read_timeout: timedelta = timedelta(seconds=30)
     drain_within: timedelta = timedelta(seconds=10)
     before: Callable[[], Awaitable[None]] | None = None
+    show_orgs: bool = True
 
 
 def create_app(services: Services, options: HttpOptions | None = None, log: RequestLog = no_log) -> Edge:
@@ -57,7 +58,7 @@ def create_app(services: Services, options: HttpOptions | None = None, log: Requ
             Exception: on_exception,
         },
         lifespan=[running],
-        state=State(app_state(services, options.read_timeout.total_seconds())),
+        state=State(app_state(services, options.read_timeout.total_seconds(), show_orgs=options.show_orgs)),
         openapi_config=None,
         logging_config=None,
     )

@@ -25,6 +25,11 @@ _ENCODED_SLASH = re.compile(b"%2f", re.IGNORECASE)
 _REFERENCE_PATH = b"/api/v1/memories/"
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _STATUS_CLIENT_LEFT = 499
+# Answers hold a tenant's data: nobody on the way keeps them, and no browser takes them for something else.
+_HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+
+LEAVE = "memtrace.leave"
+"""In a request's scope: what is to be called when the request has ended."""
 
 
 def no_log(*_: object) -> None:
@@ -58,12 +63,17 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                given = list(message["headers"])
+                names = {name for name, _ in given}
+                given += [(name, value) for name, value in _HEADERS if name not in names]
+                message["headers"] = [*given, (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
             await self._app(scope, receive, marked)
         finally:
+            if leave := cast(dict[str, Callable[[], None]], scope).pop(LEAVE, None):
+                leave()
             user = scope.get("user")
             org_id = user.org_id if isinstance(user, Principal) else None
             seconds = time.perf_counter() - started

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 
 from memtrace_core import Services
 from memtrace_core.access import require
+from memtrace_http.edge import LEAVE
 from memtrace_http.endpoints import endpoint_of
 from memtrace_http.requests import check_query
 
 
 class Guard:
-    """Checks, in this order: the key, its permission, the names of the query parameters."""
+    """Checks, in this order: the key, its permission, fair use, the names of the query parameters."""
 
     def __init__(self, services: Services) -> None:
         self._access = services.access
+        self._limits = services.limits
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         """Let a request pass, and note whose it is; otherwise raise what is wrong with it."""
@@ -29,6 +32,8 @@ class Guard:
             principal = await self._access.authenticate(_api_key(scope["headers"]))
             scope["user"] = principal
             require(principal, endpoint.permission)
+            self._limits.enter(principal)
+            cast(dict[str, object], scope)[LEAVE] = partial(self._limits.leave, principal)
         if scope["query_string"]:
             check_query(scope["query_string"], endpoint.query)
 

@@ -32,10 +32,11 @@ _PHRASES = {
     408: "The body did not arrive in time",
     409: "It exists already",
     413: "The body is too large",
+    429: "More requests than is fair; Retry-After says when to try again",
     503: "Not possible now; Retry-After says when to try again",
     504: "Arc did not answer in time",
 }
-_EVERYWHERE = (401, 403)
+_EVERYWHERE = (401, 403, 429)
 
 
 def document(routes: Sequence[BaseRoute]) -> Json:

@@ -21,6 +21,7 @@ from memtrace_core.errors import (
     MemtraceError,
     NotFound,
     StorageUnavailable,
+    TooManyRequests,
     Unauthenticated,
     Unavailable,
 )
@@ -37,6 +38,7 @@ _STATUSES: tuple[tuple[type[MemtraceError], int], ...] = (
     (Forbidden, 403),
     (NotFound, 404),
     (Conflict, 409),
+    (TooManyRequests, 429),
     (Unavailable, 503),
     (ArcTimeout, 504),
 )

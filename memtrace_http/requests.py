@@ -24,11 +24,17 @@ Parsed = TypeVar("Parsed", bound=msgspec.Struct)
 _DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _SERVICES = "memtrace_services"
 _READ_TIMEOUT = "memtrace_read_timeout"
+_SHOW_ORGS = "memtrace_show_orgs"
 
 
-def app_state(services: Services, read_timeout: float) -> dict[str, object]:
+def app_state(services: Services, read_timeout: float, *, show_orgs: bool) -> dict[str, object]:
     """Return what the app must carry for the functions of this module."""
-    return {_SERVICES: services, _READ_TIMEOUT: read_timeout}
+    return {_SERVICES: services, _READ_TIMEOUT: read_timeout, _SHOW_ORGS: show_orgs}
+
+
+def shows_orgs(request: HttpRequest) -> bool:
+    """Tell whether answers that need no key may name orgs."""
+    return bool(request.app.state[_SHOW_ORGS])
 
 
 def services_of(request: HttpRequest) -> Services:

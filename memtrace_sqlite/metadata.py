@@ -195,6 +195,10 @@ class SqliteMetadataRepo(MetadataFile):
         """Return a key by its id."""
         return first(key_of, await self.rows(f"SELECT {_KEY} FROM api_keys WHERE key_id = ?", key_id))
 
+    async def key_digests(self) -> frozenset[bytes]:
+        """Return the SHA-256 of every key."""
+        return frozenset(digest for (digest,) in await self.rows("SELECT digest FROM api_keys"))
+
     async def find_key(self, digest: bytes) -> APIKey | None:
         """Return the key with this SHA-256."""
         return first(key_of, await self.rows(f"SELECT {_KEY} FROM api_keys WHERE digest = ?", digest))

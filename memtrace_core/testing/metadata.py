@@ -138,6 +138,10 @@ class InMemoryMetadataRepo:
         self._version += bool(changed)
         return len(changed)
 
+    async def key_digests(self) -> frozenset[bytes]:
+        """Return the digest of every key."""
+        return frozenset(key.digest for key in self._keys.values())
+
     async def find_key(self, digest: bytes) -> APIKey | None:
         """Return the key with this digest."""
         return next((key for key in self._keys.values() if key.digest == digest), None)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from litestar import Response, get
 
 from memtrace_http.endpoints import Endpoint, declare
-from memtrace_http.requests import HttpRequest, services_of
+from memtrace_http.requests import HttpRequest, services_of, shows_orgs
 from memtrace_http.schemas import HealthAnswer, ReadyAnswer
 
 
@@ -19,7 +19,7 @@ async def health(request: HttpRequest) -> HealthAnswer:
     """Tell that the server is up."""
     services = services_of(request)
     reachable = await services.health.reachable()
-    return HealthAnswer("ok", "memtrace", duration(services.uptime), reachable)
+    return HealthAnswer("ok", "memtrace", duration(services.uptime), reachable if shows_orgs(request) else {})
 
 
 @get(
@@ -42,9 +42,10 @@ async def ready(request: HttpRequest) -> Response[ReadyAnswer]:
             hint="configure an Arc instance with `memtrace org add-arc`",
         )
         return Response(answer, status_code=503)
+    shown = reachable if shows_orgs(request) else {}
     if all(reachable.values()):
-        return Response(ReadyAnswer(status="ready", arc=reachable), status_code=200)
-    return Response(ReadyAnswer(status="not ready", arc=reachable), status_code=503)
+        return Response(ReadyAnswer(status="ready", arc=shown), status_code=200)
+    return Response(ReadyAnswer(status="not ready", arc=shown), status_code=503)
 
 
 def duration(elapsed: timedelta) -> str:

@@ -28,6 +28,12 @@ TABLE = [
     ("journal", "max_bytes", 1_073_741_824, 1 << 30, (0, -1, 1.5)),
     ("arc", "url", None, "http://arc.example:8000", ("",)),
     ("arc", "api_key", None, "arc-secret", ("",)),
+    ("server", "health_detail", "full", "summary", ("", "none", "FULL")),
+    ("server", "tls_cert", None, "cert.pem", ("",)),
+    ("server", "tls_key", None, "key.pem", ("",)),
+    ("limits", "requests_per_second", 0.0, 2.5, ("-1", "fast", "1000001", "")),
+    ("limits", "burst", 20, 100, ("0", "1.5", "many", "")),
+    ("limits", "in_flight", 0, 64, ("-1", "1.5", "")),
     ("arc", "database", None, "memory", ("",)),
     ("arc", "measurement", None, "events", ("",)),
 ]

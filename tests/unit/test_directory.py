@@ -19,6 +19,7 @@ class WatchedRepo(InMemoryMetadataRepo):
         super().__init__()
         self.reads = 0
         self.gate = None
+        self.digest_gate = None
 
     async def _answer(self, read):
         self.reads += 1
@@ -26,6 +27,13 @@ class WatchedRepo(InMemoryMetadataRepo):
         if self.gate is not None:
             await self.gate.wait()
         return answer
+
+    async def key_digests(self):
+        self.reads += 1
+        digests = await super().key_digests()
+        if self.digest_gate is not None:
+            await self.digest_gate.wait()
+        return digests
 
     async def find_key(self, digest):
         return await self._answer(super().find_key(digest))
@@ -53,23 +61,27 @@ LOOK_UPS = {
     "no instance": lambda directory: directory.instance(OTHER_ORG),
     "instances": lambda directory: directory.instances(),
 }
-look_ups = pytest.mark.parametrize("look_up", LOOK_UPS.values(), ids=LOOK_UPS)
+# A key is looked for among all digests first.
+READS = {name: 2 if name == "key" else 1 for name in LOOK_UPS}
+look_ups = pytest.mark.parametrize(
+    ("look_up", "reads"), [(LOOK_UPS[name], READS[name]) for name in LOOK_UPS], ids=LOOK_UPS
+)
 
 
 @look_ups
-def test_what_was_looked_up_is_not_read_again(look_up):
+def test_what_was_looked_up_is_not_read_again(look_up, reads):
     """A second look-up is answered from memory, also when the answer was that there is none."""
 
     async def body():
         repo, directory = await watched()
         assert await look_up(directory) == await look_up(directory)
-        assert repo.reads == 1
+        assert repo.reads == reads
 
     run(body())
 
 
 @look_ups
-def test_any_change_by_an_admin_makes_it_read_again(look_up):
+def test_any_change_by_an_admin_makes_it_read_again(look_up, reads):
     """Once orgs, instances or keys have changed nothing remembered counts."""
 
     async def body():
@@ -77,7 +89,7 @@ def test_any_change_by_an_admin_makes_it_read_again(look_up):
         await look_up(directory)
         await repo.create_org(org("org_c"))
         await look_up(directory)
-        assert repo.reads == 2
+        assert repo.reads == 2 * reads
 
     run(body())
 
@@ -128,17 +140,50 @@ def test_a_change_between_version_check_and_load_is_not_cached(look_up, noticed_
 
 
 def test_what_is_remembered_has_a_bound(monkeypatch):
-    """Many unknown keys do not fill the memory: beyond the bound everything is forgotten, and read again."""
+    """Many org ids do not fill the memory: beyond the bound everything is forgotten, and read again."""
     monkeypatch.setattr(directory_module, "MAX_REMEMBERED", 10)
 
     async def body():
         repo, directory = await watched()
         for number in range(11):
-            await directory.key(number.to_bytes(2, "big"))
-        await directory.key(KEY.digest)
+            await directory.instance(f"org_{number}")
+        await directory.instance(ORG)
         reads = repo.reads
-        await directory.key((0).to_bytes(2, "big"))
+        await directory.instance("org_0")
         assert repo.reads == reads + 1
+
+    run(body())
+
+
+def test_unknown_keys_cost_no_read_and_no_room():
+    """Whoever tries keys at random neither makes the database work nor pushes out what is remembered."""
+
+    async def body():
+        repo, directory = await watched()
+        await directory.key(KEY.digest)
+        reads, size = repo.reads, len(directory._keys)
+        for number in range(2, 1000):
+            assert await directory.key(number.to_bytes(32, "big")) is None
         assert await directory.key(KEY.digest) == KEY
+        assert (repo.reads, len(directory._keys)) == (reads, size)
+        await repo.create_key(api_key(id="key_new", name="new", digest=bytes(32)))
+        assert (await directory.key(bytes(32))).id == "key_new"
+
+    run(body())
+
+
+def test_a_key_that_is_made_while_the_digests_are_read_is_found():
+    """Digests that were read before a change, and arrive after it, are not remembered."""
+
+    async def body():
+        repo, directory = await watched()
+        repo.digest_gate = asyncio.Event()
+        fresh = api_key(number=2)
+        early = asyncio.create_task(directory.key(fresh.digest))
+        await settle()
+        await repo.create_key(fresh)
+        repo.digest_gate.set()
+        assert await early is None
+        assert await directory.key(fresh.digest) == fresh
 
     run(body())

@@ -1,0 +1,146 @@
+"""Limits, TLS, and what answers hold besides their bodies."""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from e2e.processes import Deployment, eventually
+
+MEMORIES = "/api/v1/memories"
+
+
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """Write a certificate that signs itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    cert_file, key_file = folder / "cert.pem", folder / "key.pem"
+    cert_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, *private))
+    return cert_file, key_file
+
+
+def presented(port: int) -> str:
+    """Return the name in the certificate that a server presents to a new connection."""
+    pem = ssl.get_server_certificate(("127.0.0.1", port), timeout=10)
+    names = x509.load_pem_x509_certificate(pem.encode()).subject
+    return str(names.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value)
+
+
+def test_a_key_that_asks_too_often_is_told_to_wait(deployment: Deployment) -> None:
+    """A 429 with code and Retry-After; another key of the org goes on."""
+    deployment.environment.update(MEMTRACE_LIMITS_REQUESTS_PER_SECOND="0.01", MEMTRACE_LIMITS_BURST="3")
+    eager = deployment.tenant()
+    other = deployment.key(eager.org_id, name="other")
+    with deployment.serve() as server, server.client(eager) as api, server.client(other) as calm:
+        answers = [api.get(MEMORIES) for _ in range(5)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+        assert answers[-1].json()["code"] == "rate_limited"
+        assert 0 < int(answers[-1].headers["retry-after"]) <= 100
+        assert calm.get(MEMORIES).status_code == 200
+        assert httpx.get(f"{server.url}/health", trust_env=False).status_code == 200
+
+
+def test_requests_that_have_ended_make_room(deployment: Deployment) -> None:
+    """One after the other, failing ones included, any number passes where one may be under way."""
+    deployment.environment.update(MEMTRACE_LIMITS_IN_FLIGHT="1")
+    tenant = deployment.tenant()
+    with deployment.serve() as server, server.client(tenant) as api:
+        for _ in range(3):
+            assert api.get(MEMORIES).status_code == 200
+            assert api.get(f"{MEMORIES}?limit=0").status_code == 400
+            assert api.post(MEMORIES, content=b"{").status_code == 400
+            assert api.get(f"{MEMORIES}/nothing").status_code == 404
+
+
+def test_answers_are_not_kept_on_the_way(server_url: str) -> None:
+    """Every answer, an error too, forbids caches and guessing."""
+    for path in ("/health", MEMORIES, "/nothing"):
+        answer = httpx.get(server_url + path, trust_env=False)
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+        assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.fixture
+def server_url(deployment: Deployment) -> object:
+    """Return the URL of a server."""
+    deployment.tenant()
+    with deployment.serve() as server:
+        yield server.url
+
+
+def test_health_may_be_told_without_the_orgs(deployment: Deployment) -> None:
+    """With `health_detail = "summary"` the same statuses are given, and no organization is named."""
+    tenant = deployment.tenant()
+    for detail, named in (("full", True), ("summary", False)):
+        deployment.environment["MEMTRACE_SERVER_HEALTH_DETAIL"] = detail
+        with deployment.serve() as server, server.client() as api:
+            for path in ("/health", "/ready"):
+                answer = api.get(path)
+                assert answer.status_code == 200
+                assert (tenant.org_id in answer.text) is named
+
+
+def test_the_server_speaks_tls_and_takes_a_new_certificate(deployment: Deployment, tmp_path: Path) -> None:
+    """Its certificate is loaded again when the files change; half a change leaves the one in use alone."""
+    cert, key = certificate(tmp_path, "first")
+    deployment.environment.update(MEMTRACE_SERVER_TLS_CERT=str(cert), MEMTRACE_SERVER_TLS_KEY=str(key))
+    tenant = deployment.tenant()
+    with deployment.serve() as server:
+        assert server.url.startswith("https://")
+        context = ssl.create_default_context(cafile=str(cert))
+        context.check_hostname = False
+        with httpx.Client(verify=context, trust_env=False, headers={"x-api-key": tenant.key}) as api:
+            assert api.get(server.url + MEMORIES).status_code == 200
+        assert presented(server.port) == "first"
+        (tmp_path / "new").mkdir()
+        new_cert, new_key = certificate(tmp_path / "new", "second")
+        new_cert.replace(cert)
+        eventually(lambda: "cannot be used (yet)" in server.err, what="a certificate without its key is noticed")
+        assert presented(server.port) == "first"
+        new_key.replace(key)
+        eventually(lambda: presented(server.port) == "second", what="the new certificate is presented")
+        assert server.stop() == 0
+
+
+def test_a_certificate_that_cannot_be_used_is_told_at_once(deployment: Deployment, tmp_path: Path) -> None:
+    """Missing, of another key, or only half configured: one line, exit code 1."""
+    cert, _ = certificate(tmp_path, "one")
+    (tmp_path / "other").mkdir()
+    _, other_key = certificate(tmp_path / "other", "two")
+    for environment, said in (
+        ({"MEMTRACE_SERVER_TLS_CERT": str(cert)}, "go together"),
+        ({"MEMTRACE_SERVER_TLS_CERT": str(cert), "MEMTRACE_SERVER_TLS_KEY": "/nowhere"}, "cannot be used"),
+        ({"MEMTRACE_SERVER_TLS_CERT": str(cert), "MEMTRACE_SERVER_TLS_KEY": str(other_key)}, "cannot be used"),
+    ):
+        ended = deployment.memtrace("serve", variables=environment)
+        assert ended.returncode == 1
+        assert said in ended.stderr.splitlines()[0]
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_keys_in_the_clear_are_warned_of_once(deployment: Deployment, host: str, warned: bool) -> None:
+    """Plain HTTP that others can reach, with keys in use, is one warning at the start."""
+    deployment.tenant()
+    with deployment.serve(variables={"MEMTRACE_SERVER_HOST": host}) as server:
+        warnings = [event for event in server.events() if "in the clear" in event["message"]]
+        assert len(warnings) == warned
