@@ -22,7 +22,7 @@ from memtrace_cli.settings import Loaded, Settings, SettingsError
 from memtrace_core import ArcInstance, Org, Services
 from memtrace_core.errors import MemtraceError
 from memtrace_sqlite import Mode
-from memtrace_sqlite.database import Schema
+from memtrace_sqlite.database import Schema, reporting
 from memtrace_sqlite.inspection import inspect, sqlite_version
 from memtrace_sqlite.journal import LEAST_FREE_BYTES
 from memtrace_sqlite.schema import JOURNAL, METADATA
@@ -87,13 +87,13 @@ async def _examine() -> tuple[Loaded | None, list[Finding]]:
     ):
         found = list(_of_file(name, path, schema))
         findings += found
-        usable.append(all(one.verdict is not Verdict.FAULT for one in found) and path.exists())
+        usable.append(all(one.verdict is not Verdict.FAULT for one in found) and _present(path))
     findings += _of_disk(settings)
     try:
         key = vault(os.environ)
     except MemtraceError as error:
         return loaded, [*findings, _fault("master key", error)]
-    if usable == [True, False] and not settings.journal_file.exists():
+    if usable == [True, False] and not _present(settings.journal_file):
         findings.append(
             _finding(
                 "journal",
@@ -140,10 +140,14 @@ def _of_program() -> Iterator[Finding]:
 
 
 def _of_file(name: str, path: Path, schema: Schema) -> Iterator[Finding]:
-    if not path.exists():
-        yield _finding(name, Verdict.WARNING, f"{path} is not there", hint="the first `memtrace serve` makes it")
-        return
     try:
+        with reporting(path):
+            there = path.exists()
+        if not there:
+            yield _finding(
+                name, Verdict.WARNING, f"{path} is not there", hint="the first `memtrace serve` makes it"
+            )
+            return
         found = inspect(path, schema)
     except MemtraceError as error:
         yield _fault(
@@ -176,7 +180,7 @@ def _of_file(name: str, path: Path, schema: Schema) -> Iterator[Finding]:
 
 def _of_disk(settings: Settings) -> Iterator[Finding]:
     for folder in dict.fromkeys((settings.database_file.parent, settings.journal_file.parent)):
-        if not folder.exists():
+        if not _present(folder):
             continue
         free = shutil.disk_usage(folder).free
         verdict, hint = Verdict.OK, None
@@ -185,6 +189,13 @@ def _of_disk(settings: Settings) -> Iterator[Finding]:
         elif free < LITTLE_FREE_BYTES:
             verdict, hint = Verdict.WARNING, "make room soon: the journal needs it when an Arc is away"
         yield _finding("disk", verdict, f"{output.shown_bytes(free)} free in {folder}", hint=hint)
+
+
+def _present(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False  # in a folder that may not be entered: `_of_file` has told that
 
 
 async def _of_journal(services: Services, settings: Settings) -> AsyncIterator[Finding]:

@@ -203,13 +203,20 @@ def load_settings(config: Path | None, environ: Mapping[str, str], *, system_fil
 def _file(config: Path | None, environ: Mapping[str, str], system_file: Path) -> Path | None:
     named = config or (Path(environ["MEMTRACE_CONFIG"]) if environ.get("MEMTRACE_CONFIG") else None)
     if named is not None:
-        if not named.is_file():
+        if not _is_file(named):
             raise SettingsError(f"{named}: there is no such file")
         return named
     candidates = [Path("memtrace.toml"), system_file]
     if environ.get("HOME"):
         candidates.append(Path(environ["HOME"], ".memtrace", "memtrace.toml"))
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+    return next((candidate for candidate in candidates if _is_file(candidate)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False  # in a folder that this user may not enter
 
 
 def _from_file(file: Path, warnings: list[str]) -> Iterator[tuple[tuple[str, str], _Origin]]:

@@ -247,7 +247,7 @@ class _Sender:
         An Arc that fails everything has a fault of its own: then nothing is set aside.
 
         Raises:
-            ArcFailed: not one memory passed.
+            ArcFailed: not one memory passed or was rejected.
         """
         passed = False
         failed: list[PendingBatch] = []
@@ -257,9 +257,13 @@ class _Sender:
             try:
                 await self._hand_over(instance, part)
                 passed = True
-            except (ArcFailed, ArcRejected):
+            except (ArcFailed, ArcRejected) as error:
                 if len(part.keys) > 1:
                     parts[:0] = part.halves()
+                    continue
+                if isinstance(error, ArcRejected):
+                    await self._set_aside(part, error)
+                    passed = True
                     continue
                 failed.append(part)
                 if not passed and len(failed) >= most:

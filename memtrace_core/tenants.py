@@ -254,7 +254,8 @@ class Tenants:
             lifetime = former.expires_at - former.created_at
         key, secret = self._new_key(former.org_id, former.name, former.permissions, lifetime)
         if not await self._repo.rotate_key(key_id, key, key.created_at + overlap):
-            state = former.state(key.created_at)
+            now = await self._repo.get_key(key_id) or former
+            state = now.state(key.created_at)
             raise Conflict(f"API key {key_id} is {state}; only an active one can be rotated", code="key_not_active")
         return key, secret
 

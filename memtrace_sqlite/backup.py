@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 import apsw
 import msgspec
@@ -22,12 +23,14 @@ import msgspec
 from memtrace_core.errors import Conflict, StorageUnavailable
 from memtrace_core.timewindow import to_us
 from memtrace_sqlite.database import (
+    HEADER_BYTES,
     Mode,
     make_folder,
     open_database,
     open_existing,
     open_reader,
     recognise,
+    recognise_header,
     reporting,
     sync_folder,
     transaction,
@@ -37,6 +40,7 @@ from memtrace_sqlite.schema import JOURNAL, METADATA
 
 FORMAT = 1
 PAGES_AT_ONCE = 4_096
+PIECE_BYTES = 1 << 20
 SCHEMAS = {"memtrace.db": METADATA, "journal.db": JOURNAL}
 MANIFEST = "manifest.json"
 
@@ -64,8 +68,9 @@ def write_backup(metadata: Path, journal: Path, target: Path, now: datetime) -> 
         Conflict: the target exists.
         StorageUnavailable: a database is not there, not ours or damaged, or the target cannot be written.
     """
-    if target.exists():
-        raise Conflict(f"{target} exists already; a backup never overwrites a file", code="file_exists")
+    with reporting(target):
+        if target.exists():
+            raise Conflict(f"{target} exists already; a backup never overwrites a file", code="file_exists")
     with reporting(target), _workshop(target) as workshop:
         _copy(metadata, journal, workshop)
         contents = [_described(workshop / name) for name in SCHEMAS]
@@ -92,6 +97,27 @@ def restore_backup(source: Path, metadata: Path, journal: Path, now: datetime) -
     """
     places = {"memtrace.db": metadata, "journal.db": journal}
     for place in places.values():
+        _refuse_existing(place)
+    with _opened(source) as archive:
+        manifest = _manifest(archive, source)
+        for content in manifest.contents:
+            _check(archive, content, source)
+        make_folder(metadata.parent)
+        make_folder(journal.parent)
+        with reporting(journal), _workshop(journal) as workshop, _workshop(metadata) as other:
+            homes = {"memtrace.db": other, "journal.db": workshop}
+            for name, home in homes.items():
+                with (home / name).open("xb") as file:
+                    shutil.copyfileobj(_member(archive, name, source), file, PIECE_BYTES)
+            _bring_to_now(workshop / "journal.db", now)
+            # The metadata come last: as long as they are missing, nothing looks like a whole installation.
+            for name in ("journal.db", "memtrace.db"):
+                _publish(homes[name] / name, places[name])
+    return manifest
+
+
+def _refuse_existing(place: Path) -> None:
+    with reporting(place):
         for rest in (place, *(place.with_name(place.name + suffix) for suffix in ("-wal", "-shm"))):
             if rest.exists():
                 raise Conflict(
@@ -99,19 +125,6 @@ def restore_backup(source: Path, metadata: Path, journal: Path, now: datetime) -
                     code="file_exists",
                     hint="stop the server, and move its databases (with -wal and -shm) away first",
                 )
-    with _opened(source) as archive:
-        manifest = _manifest(archive, source)
-        make_folder(metadata.parent)
-        make_folder(journal.parent)
-        with reporting(journal), _workshop(journal) as workshop, _workshop(metadata) as other:
-            homes = {"memtrace.db": other, "journal.db": workshop}
-            for content in manifest.contents:
-                _unpack(archive, content, homes[content.name] / content.name, source)
-            _bring_to_now(workshop / "journal.db", now)
-            # The metadata come last: as long as they are missing, nothing looks like a whole installation.
-            for name in ("journal.db", "memtrace.db"):
-                _publish(homes[name] / name, places[name])
-    return manifest
 
 
 def _copy(metadata: Path, journal: Path, workshop: Path) -> None:
@@ -147,34 +160,40 @@ def _opened(source: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(source, "r:") as archive:
             yield archive
-    except tarfile.TarError:
+    except (tarfile.TarError, EOFError):
         raise StorageUnavailable(f"{source} is not a backup of Memtrace, or is damaged") from None
-    except FileNotFoundError:
-        raise StorageUnavailable(f"{source}: there is no such file") from None
+    except OSError as error:
+        raise StorageUnavailable(f"{source} cannot be restored: {error.strerror or error}") from error
+
+
+def _member(archive: tarfile.TarFile, name: str, source: Path) -> IO[bytes]:
+    file = archive.extractfile(name) if name in archive.getnames() else None
+    if file is None:
+        raise StorageUnavailable(f"{source} is not a backup of Memtrace, or is damaged: it holds no {name}")
+    return file
 
 
 def _manifest(archive: tarfile.TarFile, source: Path) -> Manifest:
-    file = archive.extractfile(MANIFEST) if MANIFEST in archive.getnames() else None
-    if file is None:
-        raise StorageUnavailable(f"{source} is not a backup of Memtrace")
     try:
-        manifest = msgspec.json.decode(file.read(), type=Manifest)
-    except msgspec.MsgspecError:
+        manifest = msgspec.json.decode(_member(archive, MANIFEST, source).read(), type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         raise StorageUnavailable(f"{source} is not a backup of Memtrace, or is damaged") from None
     if manifest.format != FORMAT or [content.name for content in manifest.contents] != list(SCHEMAS):
         raise StorageUnavailable(f"{source} is a backup of another version of Memtrace")
     return manifest
 
 
-def _unpack(archive: tarfile.TarFile, content: Content, target: Path, source: Path) -> None:
-    packed = archive.extractfile(content.name)
-    if packed is None:
-        raise StorageUnavailable(f"{source} is damaged: it holds no {content.name}")
-    with target.open("xb") as file:
-        shutil.copyfileobj(packed, file, 1 << 20)
-    if _described(target) != content:
+def _check(archive: tarfile.TarFile, content: Content, source: Path) -> None:
+    """Return if a database in a backup is the one that was backed up, and one of ours."""
+    file = _member(archive, content.name, source)
+    start = file.read(HEADER_BYTES)
+    digest, size = hashlib.sha256(start), len(start)
+    while piece := file.read(PIECE_BYTES):
+        digest.update(piece)
+        size += len(piece)
+    if Content(content.name, size, digest.hexdigest()) != content:
         raise StorageUnavailable(f"{source} is damaged: its {content.name} is not what was backed up")
-    recognise(target, SCHEMAS[content.name])
+    recognise_header(start, SCHEMAS[content.name], f"{source}: {content.name}")
 
 
 def _bring_to_now(journal: Path, now: datetime) -> None:

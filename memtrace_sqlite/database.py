@@ -18,7 +18,7 @@ from memtrace_core.errors import StorageUnavailable
 BUSY_TIMEOUT_MS = 30_000
 
 _MAGIC = b"SQLite format 3\0"
-_HEADER_BYTES = 100
+HEADER_BYTES = 100
 _APPLICATION_ID_AT = 68
 _SYNCHRONOUS_FULL = 2
 
@@ -197,13 +197,17 @@ def recognise(path: Path, schema: Schema) -> None:
         StorageUnavailable: it is something else.
     """
     with path.open("rb") as file:
-        header = file.read(_HEADER_BYTES)
-    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
-        raise StorageUnavailable(f"{path} is not a database; it was left untouched")
+        recognise_header(file.read(HEADER_BYTES), schema, str(path))
+
+
+def recognise_header(header: bytes, schema: Schema, name: str) -> None:
+    """Return if the first `HEADER_BYTES` of a file, which messages call `name`, are those of one of ours."""
+    if len(header) < HEADER_BYTES or not header.startswith(_MAGIC):
+        raise StorageUnavailable(f"{name} is not a database; it was left untouched")
     (application_id,) = struct.unpack_from(">i", header, _APPLICATION_ID_AT)
     if application_id != schema.application_id:
         raise StorageUnavailable(
-            f"{path} is not a Memtrace {schema.kind} (made by another program or version); it was left untouched"
+            f"{name} is not a Memtrace {schema.kind} (made by another program or version); it was left untouched"
         )
 
 
