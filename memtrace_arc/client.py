@@ -15,6 +15,7 @@ from memtrace_core.errors import REFUSES_KEY, ArcFailed, ArcRejected, ArcTimeout
 MOST_CONNECTIONS = 16
 KEEP_ALIVE_SECONDS = 30
 MOST_ERROR_CHARACTERS = 300
+HIDDEN = "***"
 
 Answer = TypeVar("Answer")
 
@@ -72,7 +73,7 @@ class ArcClient:
         status, answer = await self._post(endpoint, "/api/v1/write/msgpack", body, "application/msgpack")
         if status == 204:
             return
-        said = _said(status, answer)
+        said = _said(status, answer, endpoint)
         # Only Arc itself can judge data: what a proxy says is about the proxy.
         verdict = _error(answer)
         if verdict is not None and (status in (400, 413) or (status == 500 and _BLAMES_DATA in verdict)):
@@ -102,7 +103,7 @@ class ArcClient:
                 return decoder.decode(answer)
             except msgspec.MsgspecError as error:
                 raise ArcUnreachable(f"arc gave an answer that is not Arc's: {error}") from None
-        said = _said(status, answer)
+        said = _said(status, answer, endpoint)
         if status == 504:
             raise ArcTimeout(said)
         if status == 500 and _MISSING_COLUMN.search(said):
@@ -162,8 +163,9 @@ def _refused(status: int, said: str) -> ArcUnreachable:
     return ArcUnreachable(said)
 
 
-def _said(status: int, answer: bytes) -> str:
-    text = _error(answer)
+def _said(status: int, answer: bytes, endpoint: Endpoint) -> str:
+    # An Arc may repeat what it was sent: the key must not get into a log, or into the journal.
+    text = (_error(answer) or "").replace(endpoint.api_key, HIDDEN)
     return f"arc answered {status}" + (f": {text[:MOST_ERROR_CHARACTERS]}" if text else "")
 
 

@@ -106,7 +106,7 @@ def _metadata(path: Path, vault: EnvelopeVault, mode: Mode) -> SqliteMetadataRep
     except WrongMasterKey:
         raise SettingsError(
             f"{path} was sealed with another master key than the one given",
-            hint="set MEMTRACE_MASTER_KEY to the key that this database was begun with",
+            hint="set MEMTRACE_MASTER_KEY to this database's key; MEMTRACE_MASTER_KEY_PREVIOUS names former ones",
         ) from None
     except SealBroken as error:
         raise SettingsError(f"{path}: its check of the master key is damaged: {error}") from None

@@ -41,12 +41,16 @@ def serve_dev(port: int | None) -> int:
 async def _serve(settings: Settings, key: EnvelopeVault, *, new_journal: bool) -> int:
     raise_open_files()
     certificate = certificate_of(settings.server)
-    if certificate is None and settings.auth.enabled and settings.server.host not in _LOCAL:
-        logger.warning(
-            "API keys travel in the clear: put a proxy with TLS in front, or set server.tls_cert and tls_key"
-        )
     bound = bound_socket(settings.server.host, settings.server.port)
     url = address_of(bound, tls=certificate is not None)
+
+    def started() -> None:
+        if certificate is None and settings.auth.enabled and settings.server.host not in _LOCAL:
+            logger.warning(
+                "API keys travel in the clear: put TLS in front, or set server.tls_cert and server.tls_key"
+            )
+        logger.bind(url=url).info("memtrace is listening")
+
     services = compose(settings, key, Mode.MIGRATE, new_journal=new_journal)
     try:
         await bootstrap(services, settings)
@@ -56,7 +60,7 @@ async def _serve(settings: Settings, key: EnvelopeVault, *, new_journal: bool) -
         server = Server(
             app_of(services, settings),
             settings.server,
-            on_started=lambda: logger.bind(url=url).info("memtrace is listening"),
+            on_started=started,
             certificate=certificate,
         )
         await server.serve([bound])

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from memtrace_core.errors import VaultError
 from memtrace_core.model import SealedSecret
 from memtrace_core.ports import KeyVault, MetadataRepo
 
@@ -51,6 +52,9 @@ class Resealing:
         def fresh(secret: SealedSecret) -> bytes:
             if self._vault.key_id(secret.value) == current:
                 return secret.value
-            return self._vault.seal(self._vault.open(secret.value, secret.context), secret.context)
+            try:
+                return self._vault.seal(self._vault.open(secret.value, secret.context), secret.context)
+            except VaultError as error:
+                raise type(error)(f"{secret.context}: {error}") from None
 
         return await self._repo.reseal(fresh)

@@ -84,7 +84,8 @@ def _declared(routes: Sequence[BaseRoute]) -> Iterable[tuple[str, str, Endpoint]
 def _operation(path: str, endpoint: Endpoint, components: Json) -> Json:
     operation: Json = {"summary": endpoint.summary, "parameters": _parameters(path, endpoint, components)}
     if endpoint.permission is not None:
-        operation["security"] = [{"apiKey": []}, {"bearer": []}]
+        needed = [str(endpoint.permission)]
+        operation["security"] = [{"apiKey": needed}, {"bearer": needed}]
     if endpoint.body:
         operation["requestBody"] = {
             "required": not endpoint.optional_body,

@@ -14,6 +14,8 @@ import apsw
 
 SHORTEST_STRETCH = timedelta(hours=1)
 MOST_STRETCHES = 24
+FEWEST_STRETCHES = 4
+MANY_CLAIMS = 250_000
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -30,9 +32,13 @@ class Claims:
     def __init__(self, connection: apsw.Connection, window: timedelta) -> None:
         self._connection = connection
         self._window = window // _MICROSECOND
-        self._stretch = max(SHORTEST_STRETCH, window / MOST_STRETCHES) // _MICROSECOND
+        # Every table makes each look-up longer, a large one each insert: so a stretch is long unless it is full.
+        self._shortest = max(SHORTEST_STRETCH, window / MOST_STRETCHES) // _MICROSECOND
+        self._longest = max(SHORTEST_STRETCH, window / FEWEST_STRETCHES) // _MICROSECOND
         self._starts: list[int] = []
         self._lookup = ""
+        self._newest = 0
+        """How many claims are in the newest table, but for those that other processes have added meanwhile."""
 
     def begin(self) -> None:
         """See which tables there are; other processes add and drop some, too."""
@@ -47,7 +53,8 @@ class Claims:
             self._connection.execute(f"DROP TABLE {_table(start)}")
             self._connection.execute("DELETE FROM claim_tables WHERE start = ?", (start,))
         starts = starts[len(past) :]
-        if not starts or starts[-1] + self._stretch <= now:
+        stretch = self._shortest if self._newest >= MANY_CLAIMS else self._longest
+        if not starts or starts[-1] + stretch <= now:
             self._connection.execute(
                 f"""
                 CREATE TABLE {_table(now)} (
@@ -62,6 +69,8 @@ class Claims:
 
     def _use(self, starts: list[int]) -> None:
         if starts != self._starts:
+            if starts and starts[-1:] != self._starts[-1:]:
+                ((self._newest,),) = self._connection.execute(f"SELECT count(*) FROM {_table(starts[-1])}")
             self._starts = starts
             self._lookup = " UNION ALL ".join(
                 f"SELECT time, memory_id FROM {_table(start)} WHERE org_id = ?1 AND dedup_key = ?2"
@@ -77,13 +86,16 @@ class Claims:
 
     def add(self, claims: Iterable[Claim]) -> None:
         """Claim keys for memories (org id, key, memory id, time); a claim past the window gives way."""
-        self._connection.executemany(f"REPLACE INTO {_table(self._starts[-1])} VALUES (?, ?, ?, ?)", claims)
+        self._insert("REPLACE", claims)
 
     def add_absent(self, claims: Iterable[Claim]) -> None:
         """Claim keys that are not claimed in the newest table; `find` prefers whatever claim is younger."""
-        self._connection.executemany(
-            f"INSERT OR IGNORE INTO {_table(self._starts[-1])} VALUES (?, ?, ?, ?)", claims
-        )
+        self._insert("INSERT OR IGNORE", claims)
+
+    def _insert(self, how: str, claims: Iterable[Claim]) -> None:
+        before = self._connection.total_changes()
+        self._connection.executemany(f"{how} INTO {_table(self._starts[-1])} VALUES (?, ?, ?, ?)", claims)
+        self._newest += self._connection.total_changes() - before
 
     def free(self, org_id: str, dedup_key: str, memory_id: str) -> None:
         """Drop the claim of one memory, if it still holds it."""

@@ -20,6 +20,7 @@ from memtrace_sqlite.rows import COLUMNS, PLACES, MemoryRow, Value, row_of
 
 ROW_OVERHEAD_BYTES = 200
 PURGE_ROWS = 5_000
+MAX_TIME = (1 << 63) - 1
 SHARES = 64
 MOST_OUT_OF_LINE = 100  # of an org on their way again: a statement for Arc has room for no more of their ids
 
@@ -133,19 +134,24 @@ class Ledger:
     def mark_delivered(self, batch: PendingBatch, durable: bool) -> None:
         """Mark a batch as delivered, or remove it if it is durable there; what was moved meanwhile stays."""
         self.write_rows()
-        if durable and self._is_oldest(batch):
-            self._release(batch, "DELETE FROM journal")
-        else:
-            # Durable is due at any time.
-            at = 0 if durable else to_us(self._clock.now())
-            self._release(batch, f"UPDATE journal SET state = {DELIVERED}, delivered_at = ?", at)
+        # Durable is due at any time.
+        at = 0 if durable else to_us(self._clock.now())
+        self._release(batch, f"UPDATE journal SET state = {DELIVERED}, delivered_at = ?", at)
+        if durable:
+            self._let_go(batch.org_id)
 
-    def _is_oldest(self, batch: PendingBatch) -> bool:
-        oldest = self._connection.execute(
-            "SELECT seq FROM journal WHERE org_id = ? AND answer IS NULL ORDER BY time LIMIT 1",
-            (batch.org_id,),
-        ).fetchone()
-        return oldest is not None and oldest[0] in batch.keys
+    def _let_go(self, org_id: str) -> None:
+        """Remove what is durable elsewhere and has nothing older in line before it."""
+        self._connection.execute(
+            f"""
+            DELETE FROM journal WHERE org_id = ?1 AND state = {DELIVERED} AND delivered_at = 0 AND answer IS NULL
+            AND time < coalesce((
+                SELECT time FROM journal INDEXED BY journal_time WHERE org_id = ?1 AND answer IS NULL
+                AND NOT (state = {DELIVERED} AND delivered_at = 0) ORDER BY time LIMIT 1
+            ), {MAX_TIME})
+            """,
+            (org_id,),
+        )
 
     def set_aside(self, batch: PendingBatch, answer: str) -> None:
         """Mark a batch as refused by its instance."""

@@ -136,17 +136,17 @@ class InMemoryJournal:
 
     async def mark_delivered(self, batch: PendingBatch, *, durable: bool) -> None:
         """Note a delivery."""
-        pending = self._still_pending(batch)
-        older = [
-            key
-            for key, entry in self._of(batch.org_id)
-            if entry.answer is None and key < min(batch.keys, default=0)
-        ]
-        for key, entry in pending:
+        for _, entry in self._still_pending(batch):
             entry.state = EntryState.DELIVERED
             entry.delivered_at = EPOCH if durable else self._clock.now()
-            if durable and not older:
-                del self._entries[key]
+        if not durable:
+            return
+        for key, entry in self._of(batch.org_id):
+            if entry.answer is not None:
+                continue
+            if entry.state is not EntryState.DELIVERED or entry.delivered_at != EPOCH:
+                return
+            del self._entries[key]
 
     async def set_aside(self, batch: PendingBatch, answer: str) -> None:
         """Keep what an instance refuses."""

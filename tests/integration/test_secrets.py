@@ -34,7 +34,9 @@ def test_the_four_ways_to_have_no_good_master_key_have_four_messages(tmp_path, n
         compose_and_release(settings, EnvelopeVault(MasterKey.parse(GOOD)))
         with pytest.raises(SettingsError) as raised:
             compose(settings, EnvelopeVault(MasterKey(bytes(32))), Mode.AS_IT_IS)
-        assert raised.value.hint == "set MEMTRACE_MASTER_KEY to the key that this database was begun with"
+        assert raised.value.hint == (
+            "set MEMTRACE_MASTER_KEY to this database's key; MEMTRACE_MASTER_KEY_PREVIOUS names former ones"
+        )
         return str(raised.value)
 
     messages = [
