@@ -183,6 +183,10 @@ ALTER TABLE journal ADD COLUMN retry INTEGER NOT NULL DEFAULT 0;
 DROP INDEX journal_set_aside;
 CREATE INDEX journal_aside ON journal (org_id, state, seq) WHERE answer IS NOT NULL;
 
+-- With a long backlog a reader of one agent or session must not look at everything.
+CREATE INDEX journal_agent ON journal (org_id, agent_id, time, memory_id);
+CREATE INDEX journal_session ON journal (org_id, session_id, time, memory_id) WHERE session_id IS NOT NULL;
+
 CREATE TABLE gaps (
     org_id TEXT NOT NULL,
     time INTEGER NOT NULL,

@@ -86,7 +86,10 @@ def test_the_journal_finds_by_an_index_and_in_order(tmp_path, filters):
     found = plans(tmp_path, ask)
     page = found[0]
     assert len(page) == 1
-    assert page[0].startswith("SEARCH journal USING INDEX journal_time (org_id=?")
+    index = {"agent_ids": "journal_agent", "session_ids": "journal_session"}.get(
+        next(iter(filters), ""), "journal_time"
+    )
+    assert page[0].startswith(f"SEARCH journal USING INDEX {index} (org_id=?")
     for plan in found:
         assert [step for step in plan if step.startswith("SCAN") and step not in NOT_MEMORIES] == []
 
@@ -187,6 +190,8 @@ def test_every_index_of_the_schema_is_there(tmp_path):
         "journal_pending",
         "journal_delivered",
         "journal_aside",
+        "journal_agent",
+        "journal_session",
         "embedded_time",
         "embedded_agent",
         "embedded_session",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -125,30 +124,23 @@ class Expected:
     def _check_claim(
         self, org: ExpectedOrg, key: tuple[str, ...], outcomes: list[Outcome], first: datetime, last: datetime
     ) -> None:
-        """Of writes with one key, all are copies of the claim's memory within the window, else all but one."""
+        """Writes with one key are copies of the claim's memory within the window, else of the first of them.
+
+        They came at times from `first` to `last`: where the window ends between the two, either may be.
+        """
         claim = org.claims.get(key)
         fresh = [one for one in outcomes if isinstance(one, Memory)]
-        if claim is not None and last - claim.time < self._window:
-            assert not fresh, f"{fresh} should be copies of {claim}"
-        elif claim is None or first - claim.time >= self._window:
-            assert len(fresh) == 1, f"{outcomes} should be new, beside {claim}"
-        assert len(fresh) <= 1
-        if fresh and (claim is None or fresh[0].time - claim.time >= self._window):
-            # Before it, at the very end of the window, there may have been copies of the former one.
-            allowed = {fresh[0].memory_id} | ({claim.memory_id} if claim and len(outcomes) > 1 else set())
-            if claim is None or first - claim.time >= self._window:
-                allowed = {fresh[0].memory_id}
+        assert len(fresh) <= 1, f"{fresh} are copies of each other"
+        claimed_to_the_end = claim is not None and last - claim.time < self._window
+        free_from_the_start = claim is None or first - claim.time >= self._window
+        assert not (fresh and claimed_to_the_end), f"{fresh} should be a copy of {claim}"
+        assert fresh or not free_from_the_start, f"{outcomes} should be new, beside {claim}"
+        originals = set() if claim is None or free_from_the_start else {claim.memory_id}
+        if fresh:
+            originals.add(fresh[0].memory_id)
             org.claims[key] = fresh[0]
-        else:
-            assert claim is not None
-            assert not fresh
-            allowed = {claim.memory_id}
         copies = {one.memory_id for one in outcomes if isinstance(one, Duplicate)}
-        assert copies <= allowed, f"copies of {copies} should be of {allowed}"
-
-    def all_ids(self) -> list[str]:
-        """Return the ids of all memories of all orgs."""
-        return list(itertools.chain.from_iterable((h.memory.memory_id for h in org.held) for org in self.orgs))
+        assert copies <= originals, f"copies of {copies} should be of {originals}"
 
 
 def _key(new: NewMemory) -> tuple[str, ...]:

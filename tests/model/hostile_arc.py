@@ -56,6 +56,8 @@ class HostileArc:
         """Remove an org's rows, as an operator does who deletes an org."""
         for place, rows in self._rows.items():
             self._rows[place] = [row for row in rows if row.memory.org_id != org_id]
+        for offered in [key for key in self.first_attempts if key[0] == org_id]:
+            del self.first_attempts[offered]
 
     def heal(self) -> None:
         """Be an Arc as one wishes it; what is lost is lost."""

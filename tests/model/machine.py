@@ -13,13 +13,13 @@ from builders import AGENTS, queries
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from memtrace_core.errors import ArcFailed, ArcTimeout, ArcUnreachable, Conflict, MemtraceError
+from memtrace_core.errors import ArcFailed, ArcTimeout, ArcUnreachable, MemtraceError
 from memtrace_core.memories import NewMemory
-from memtrace_core.model import DEFAULT_ORG_ID, EMBEDDED_URL
+from memtrace_core.model import EMBEDDED_URL
 from memtrace_core.query import MemoryQuery
 from memtrace_core.tenants import Binding
-from model import invariants
-from model.expected import BAD, FAILING, REFUSED, REFUSED_AND_KEPT, Expected, ExpectedOrg, Request, is_embedded
+from model import invariants, operators
+from model.expected import BAD, FAILING, REFUSED, REFUSED_AND_KEPT, Expected, ExpectedOrg, Request
 from model.hostile_arc import MOODS, Mood
 from model.worlds import DEDUP, World, come_to_rest
 
@@ -74,7 +74,7 @@ class Machine(RuleBasedStateMachine):
         async def body() -> None:
             await self.world.open()
             for number, binding in enumerate(FIRST_BINDINGS):
-                self.expected.orgs.append(await self._new_org(number, binding))
+                self.expected.orgs.append(await operators.new_org(self.world, binding, default=number == 0))
 
         self._do(body())
 
@@ -191,12 +191,12 @@ class Machine(RuleBasedStateMachine):
     @rule(slot=slots, to=places)
     def rebind(self, slot: int, to: Binding) -> None:
         """Bind an org to another place, or to the same one with another key."""
-        self._do(self._rebind(self._org(slot), to))
+        self._do(operators.rebind(self.world, self._org(slot), self._with_a_key(to)))
 
     @rule(slot=slots)
     def move_pending(self, slot: int) -> None:
         """Give what waits to the org's present place."""
-        self._do(self._move_pending(self._org(slot)))
+        self._do(operators.move_pending(self.world, self._org(slot)))
 
     @rule(slot=slots, new=st.lists(memories, min_size=1, max_size=4), to=places)
     def relocate(self, slot: int, new: list[NewMemory], to: Binding) -> None:
@@ -207,32 +207,20 @@ class Machine(RuleBasedStateMachine):
             self.world.arc.lag = LAGS[-1]
             await self._remember([Request(self._org(slot), self._told_apart(slot, new))])
             await self._let_pass(15 * SECOND, 1)
-            await self._rebind(self._org(slot), to)
-            await self._move_pending(self._org(slot))
+            await operators.rebind(self.world, self._org(slot), self._with_a_key(to))
+            await operators.move_pending(self.world, self._org(slot))
 
         self._do(body())
 
     @rule(slot=slots, delivered=st.booleans(), discard=st.booleans())
     def delete_org(self, slot: int, delivered: bool, discard: bool) -> None:
         """Delete an org, which is refused while it would lose memories, and begin it anew."""
-        org = self._org(slot)
 
         async def body() -> None:
             await self._let_pass(15 * SECOND, 2 if delivered else 0)
-            await come_to_rest(self.world.calls)
-            tenants = self.world.services.tenants
-            held = await tenants.holdings(org.org_id)
-            try:
-                await tenants.delete_org(org.org_id, discard_pending=discard)
-            except Conflict:
-                assert held.undelivered > 0
-                assert not discard
-                assert await tenants.holdings(org.org_id) == held
-            else:
-                assert discard or not held.undelivered
-                self.world.arc.erase(org.org_id)
+            if await operators.delete_org(self.world, self._org(slot), discard=discard):
                 fresh = msgspec.structs.replace(FIRST_BINDINGS[slot], database=f"fresh{next(self._numbers)}")
-                self.expected.orgs[slot] = await self._new_org(slot, fresh)
+                self.expected.orgs[slot] = await operators.new_org(self.world, fresh, default=slot == 0)
 
         self._do(body())
 
@@ -285,35 +273,10 @@ class Machine(RuleBasedStateMachine):
             self.world.clock.advance(by)
             await come_to_rest(self.world.calls)
 
-    async def _rebind(self, org: ExpectedOrg, to: Binding) -> None:
-        if to.url != EMBEDDED_URL:
-            to = msgspec.structs.replace(to, api_key=f"key-{next(self._numbers)}")
-        org.instance = await self.world.services.tenants.rebind(org.org_id, to)
-
-    async def _move_pending(self, org: ExpectedOrg) -> None:
-        await come_to_rest(self.world.calls)
-        journal, tenants = self.world.services.journal, self.world.services.tenants
-        everything = MemoryQuery(org_id=org.org_id, limit=invariants.ALL)
-        waiting = (await journal.view(everything)).memories
-        aside = (await tenants.holdings(org.org_id)).set_aside
-        moved = await tenants.move_pending(org.org_id)
-        left = (await journal.view(everything)).memories
-        if is_embedded(org.place):
-            assert (moved, left) == (len(waiting), [])
-            org.move({one.memory_id for one in waiting})
-            return
-        assert (moved, left) == (len(waiting) - aside, waiting)
-        batch = await journal.next_batch(org.org_id, invariants.ALL, 1 << 30)
-        assert (len(batch.keys) if batch else 0) == moved
-        if batch is not None:
-            assert batch.instance_id == org.instance.id
-            org.move({one.memory_id for one in batch.memories})
-
-    async def _new_org(self, slot: int, binding: Binding) -> ExpectedOrg:
-        tenants = self.world.services.tenants
-        org = await (tenants.ensure_default_org() if slot == 0 else tenants.create_org(f"org {slot}"))
-        assert (org.id == DEFAULT_ORG_ID) is (slot == 0)
-        return ExpectedOrg(org.id, await tenants.bind(org.id, binding))
+    def _with_a_key(self, binding: Binding) -> Binding:
+        if binding.url == EMBEDDED_URL:
+            return binding
+        return msgspec.structs.replace(binding, api_key=f"key-{next(self._numbers)}")
 
     def _org(self, slot: int) -> ExpectedOrg:
         return self.expected.orgs[slot]
