@@ -11,7 +11,7 @@ from loguru import logger
 from memtrace_cli import output
 from memtrace_cli.settings import Server, SettingsError
 
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 2.0
 
 
 class Certificate:

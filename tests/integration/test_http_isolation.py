@@ -191,7 +191,7 @@ async def compare(make, doing, question):
 
 # An example asks some hundred questions of each world, so there are few, and a failing one is not made smaller.
 thrifty = settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
