@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from cyclopts import App, Parameter
 
@@ -116,6 +117,7 @@ def add_arc(
         return _described(services, instance)
 
     _say_instance("Arc instance bound", administer(work), as_json)
+    _warn_of_plain_http(url)
     if not as_json:
         output.suggest(f"memtrace key create --org {org_id} --name NAME")
 
@@ -170,6 +172,7 @@ def set_arc(
         return _described(services, instance)
 
     _say_instance("Arc instance changed", administer(work), as_json)
+    _warn_of_plain_http(url or "")
 
 
 @app.command
@@ -277,6 +280,13 @@ def delete(
     gone = f", with {held.embedded} embedded memories" if held.embedded else ""
     lost = f", {held.undelivered} undelivered memories discarded" if held.undelivered else ""
     output.say(f"Organization {org_id} deleted{gone}{lost}")
+
+
+def _warn_of_plain_http(url: str) -> None:
+    """Say that an API key and memories would travel in the clear, unless they stay on this machine."""
+    parts = urlsplit(url)
+    if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+        output.note("memtrace: warning: over plain http the Arc key and all memories travel in the clear")
 
 
 def _described(services: Services, instance: ArcInstance) -> dict[str, str | None]:

@@ -321,3 +321,22 @@ def test_pending_memories_can_be_moved_on_request(deployment: Deployment) -> Non
     deployment.done("org", "set-arc", org_id, "--database", "other", "--move-pending")
     deployment.done("org", "set-arc", org_id, "--move-pending")
     assert deployment.told("org", "show-arc", org_id)["database"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [
+        ("http://arc.example:8000", True),
+        ("https://arc.example:8000", False),
+        ("http://127.0.0.1:9", False),
+        ("http://localhost:9", False),
+        ("embedded:", False),
+    ],
+)
+def test_plain_http_to_another_machine_is_warned_of(deployment: Deployment, url: str, warned: bool) -> None:
+    """The Arc key would travel in the clear; on this machine it does not travel."""
+    org_id = deployment.org(bound=False)
+    key = [] if url == "embedded:" else ["--api-key", "k"]
+    added = deployment.here("org", "add-arc", org_id, "--url", url, "--database", "d", "--no-check", *key)
+    assert added.returncode == 0
+    assert ("in the clear" in added.stderr) is warned
