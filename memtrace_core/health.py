@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from datetime import timedelta
 
 from memtrace_core.directory import Directory
@@ -27,6 +28,8 @@ class Health:
         self._gateway = gateway
         self._clock = clock
         self._reachable: dict[ArcInstance, bool] = {}
+        self._before: dict[str, bool] = {}
+        """How the last check of an instance ended, whatever its key was then."""
         self._refusing: dict[str, str] = {}
         self._checks: dict[ArcInstance, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
@@ -41,27 +44,36 @@ class Health:
                 self._check(instance)
             if not instances:
                 await self._clock.sleep(CHECK_EVERY.total_seconds())
-            for gone in self._reachable.keys() - set(await self._instances()):
-                del self._reachable[gone]
+            self._forget_all_but(await self._instances())
 
     async def check_all(self) -> None:
         """Ping every bound instance now."""
         instances = await self._directory.instances()
         await asyncio.gather(*map(self._check, instances))
-        for gone in self._reachable.keys() - set(instances):
+        self._forget_all_but(instances)
+
+    def _forget_all_but(self, instances: Iterable[ArcInstance]) -> None:
+        kept = set(instances)
+        for gone in self._reachable.keys() - kept:
             del self._reachable[gone]
+        for former in self._before.keys() - {one.id for one in kept}:
+            del self._before[former]
 
     async def reachable(self) -> dict[str, bool]:
         """Return org id → whether its instance was reachable at the last check, and takes what it is sent.
 
-        A new binding is checked now; one that does not answer soon counts as unreachable.
+        A binding that is new or has changed is checked now. One that does not answer soon counts as before, or as
+        unreachable if there is no before: its key may only have been sealed anew.
         """
         instances = await self._directory.instances()
         unknown = [self._check(one) for one in instances if one not in self._reachable]
         if unknown:
             await asyncio.wait(unknown, timeout=FIRST_CHECK_WITHIN)
         stuck = set(self._refusing.values())
-        return {one.org_id: self._reachable.get(one, False) and one.org_id not in stuck for one in instances}
+        return {one.org_id: self._verdict(one) and one.org_id not in stuck for one in instances}
+
+    def _verdict(self, instance: ArcInstance) -> bool:
+        return self._reachable.get(instance, self._before.get(instance.id, False))
 
     def note_delivery(self, instance: ArcInstance, *, refused: bool) -> None:
         """Take note that an instance, perhaps a former one, lets our writes in, or does not."""
@@ -100,3 +112,4 @@ class Health:
                 self._reachable[instance] = False
             else:
                 self._reachable[instance] = True
+            self._before[instance.id] = self._reachable[instance]

@@ -268,3 +268,23 @@ def test_a_bounded_number_of_instances_is_pinged_at_once():
         assert [org_id for org_id, good in answer.items() if not good] == ["org_7"]
 
     run(body())
+
+
+def test_a_key_that_is_sealed_anew_does_not_make_an_instance_unready(monkeypatch):
+    """After a rotation of the master key each binding is another one; until its check the last verdict counts."""
+    monkeypatch.setattr(health_module, "FIRST_CHECK_WITHIN", 0.01)
+
+    async def body():
+        services = await bound(in_memory())
+        assert await services.health.reachable() == {ORG: True}
+        never = asyncio.Event()
+
+        async def ping(one):
+            await never.wait()
+
+        services.gateway.ping = ping
+        await services.repo.reseal(lambda secret: b"sealed anew")
+        assert await services.health.reachable() == {ORG: True}
+        services.health.stop()
+
+    run(body())
