@@ -19,6 +19,8 @@ from memtrace_cli.settings import Auth, Settings
 from memtrace_core.tenants import Binding
 from memtrace_sqlite import EnvelopeVault, MasterKey, Mode
 
+pytestmark = pytest.mark.slow
+
 BATCH = 7
 WRITERS = 4
 BACKUPS = 3

@@ -20,6 +20,8 @@ from e2e.journals import A_WHILE_AGO, fill, lines_of
 from e2e.processes import ARC_KEY, Deployment
 from e2e.test_arc import bound_to
 
+pytestmark = pytest.mark.slow
+
 FAST = {"MEMTRACE_ARC_CONNECT_TIMEOUT": "1", "MEMTRACE_ARC_QUERY_TIMEOUT": "2"}
 
 

@@ -15,6 +15,8 @@ from e2e.test_terminal import on_terminal
 
 from memtrace_core.entries import Draft
 
+pytestmark = pytest.mark.slow
+
 MANY = 2_500
 
 

@@ -20,6 +20,8 @@ KILLED_AT_SEAL = """
 import itertools, os, signal, sys
 from memtrace_cli.app import main
 from memtrace_sqlite import EnvelopeVault
+
+pytestmark = pytest.mark.slow
 last, numbers, seal = int(sys.argv.pop(1)), itertools.count(1), EnvelopeVault.seal
 def sealed(vault, secret, context):
     if next(numbers) == last:

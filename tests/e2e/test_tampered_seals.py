@@ -16,6 +16,8 @@ from e2e.test_organizations import assert_one_line_error
 
 from memtrace_sqlite import EnvelopeVault, MasterKey
 
+pytestmark = pytest.mark.slow
+
 VERSION, KEY_ID, WRAPPED = 1, 8, 12 + 32 + 16
 
 

@@ -16,6 +16,8 @@ from small_disk import fill, free_bytes, make_read_only, small_disk
 
 from memtrace_sqlite.journal import LEAST_FREE_BYTES
 
+pytestmark = pytest.mark.slow
+
 MEMORIES = 200
 
 

@@ -17,6 +17,8 @@ from memtrace_core.model import MEMORY_TYPES, Permission
 from memtrace_http.endpoints import endpoint_of
 from memtrace_http.routes import HANDLERS
 
+pytestmark = pytest.mark.slow
+
 # Small on purpose: every org is to use what the others use.
 CONTENTS = ("found it", "FOUND", "lost", "é")
 KEYS = ("k1", "k/2")
