@@ -14,6 +14,8 @@ from e2e.sealed_rows import CHECK, add_instances, key_id, sealed_keys, sealed_wi
 
 from memtrace_sqlite import EnvelopeVault, MasterKey
 
+pytestmark = pytest.mark.slow
+
 INSTANCES = 2000
 # Runs a command, and kills itself as it begins to seal for the given time.
 KILLED_AT_SEAL = """
@@ -21,7 +23,6 @@ import itertools, os, signal, sys
 from memtrace_cli.app import main
 from memtrace_sqlite import EnvelopeVault
 
-pytestmark = pytest.mark.slow
 last, numbers, seal = int(sys.argv.pop(1)), itertools.count(1), EnvelopeVault.seal
 def sealed(vault, secret, context):
     if next(numbers) == last:

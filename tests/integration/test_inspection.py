@@ -5,6 +5,7 @@ from contextlib import closing
 import apsw
 import pytest
 
+import memtrace_cli.doctor  # noqa: F401 - read now: the user that a test becomes may not read the package
 from memtrace_cli.app import run as run_command
 from memtrace_core.errors import StorageUnavailable
 from memtrace_sqlite.database import Mode, open_database
