@@ -247,7 +247,7 @@ class _Sender:
         An Arc that fails everything has a fault of its own: then nothing is set aside.
 
         Raises:
-            ArcFailed: not one memory passed or was rejected.
+            ArcFailed: not one memory passed; what was rejected alone is set aside all the same.
         """
         passed = False
         failed: list[PendingBatch] = []
@@ -262,8 +262,8 @@ class _Sender:
                     parts[:0] = part.halves()
                     continue
                 if isinstance(error, ArcRejected):
+                    # That Arc judges this one says nothing of those that it fails: its disk may be full.
                     await self._set_aside(part, error)
-                    passed = True
                     continue
                 failed.append(part)
                 if not passed and len(failed) >= most:

@@ -46,3 +46,36 @@ def test_a_batch_of_bad_memories_alone_does_not_stand_in_the_way_for_ever():
     answers = [("failing", FAILED), ("rejected", REJECTED)]
     contents = ["rejected 1", "failing", "rejected 2", "b", "c"]
     assert run(delivered(contents, answers)) == OrgHoldings(set_aside=3)
+
+
+def test_a_rejected_memory_condemns_none_that_arc_cannot_store_at_the_moment():
+    """Of an Arc that fails everything but rejects one memory, as with a full disk, only that one is set aside."""
+
+    async def body():
+        services = await bound(in_memory(delivery=POLICY), ARC)
+        original = services.gateway.write
+        failing = True
+
+        async def write(one, memories):
+            if any(memory.content == "too large" for memory in memories):
+                raise ArcRejected("413")
+            if failing:
+                raise ArcFailed("disk full")
+            return await original(one, memories)
+
+        services.gateway.write = write
+        contents = ("a", "too large", "b", "c")
+        await services.memories.remember(
+            ARC.org_id, [NewMemory(agent_id="ada", content=content) for content in contents]
+        )
+        for _ in range(20):
+            services.clock.advance(timedelta(seconds=15))
+            await settle()
+        assert await services.journal.holdings(ARC.org_id) == OrgHoldings(pending=3, set_aside=1)
+        failing = False
+        for _ in range(5):
+            services.clock.advance(timedelta(seconds=15))
+            await settle()
+        assert await services.journal.holdings(ARC.org_id) == OrgHoldings(set_aside=1)
+
+    run(body())
