@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.model import Memory
 from memtrace_core.testing import ManualClock
-from memtrace_sqlite import SqliteJournal, claims
+from memtrace_sqlite import SqliteJournal
 
 ARC = instance()
 HOUR = timedelta(hours=1)
@@ -85,22 +85,8 @@ def test_a_duplicate_does_not_prolong_the_window(tmp_path):
     assert world.store("k") == [True]
 
 
-def test_a_day_of_few_claims_lies_in_few_tables_and_old_ones_go_whole(tmp_path):
-    """A quarter of the window has one; past the window tables disappear, so their number stays bounded."""
-    world = World(tmp_path)
-    most = 0
-    for number in range(75):
-        world.store(f"a{number}")
-        world.store(f"b{number}", f"c{number}")
-        most = max(most, len(world.tables()))
-        world.clock.advance(HOUR)
-    assert max(world.tables()) == 18
-    assert 4 <= most <= 6
-
-
-def test_many_claims_lie_in_hourly_tables(tmp_path, monkeypatch):
-    """A full table gets a successor after an hour, so that inserts stay fast; their number is bounded, too."""
-    monkeypatch.setattr(claims, "MANY_CLAIMS", 3)
+def test_claims_lie_in_hourly_tables_and_old_ones_go_whole(tmp_path):
+    """Each hour has a small table of its own; past the window it disappears, so their number stays bounded."""
     world = World(tmp_path)
     most = 0
     for number in range(75):
@@ -109,7 +95,7 @@ def test_many_claims_lie_in_hourly_tables(tmp_path, monkeypatch):
         most = max(most, len(world.tables()))
         world.clock.advance(HOUR)
     assert set(world.tables()) == {3}
-    assert 24 <= most <= 27
+    assert 24 <= most <= 26
 
 
 def test_claims_of_one_hour_share_a_table(tmp_path):
@@ -127,7 +113,7 @@ def test_a_window_of_ten_years_stays_within_sqlites_limits(tmp_path):
     for number in range(120):
         assert world.store(f"k{number}", f"k{number}") == [True, False]
         world.clock.advance(world.window / 96)
-    assert 4 <= len(world.tables()) <= 6
+    assert 24 <= len(world.tables()) <= 26
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
