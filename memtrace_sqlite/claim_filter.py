@@ -10,7 +10,6 @@ from collections.abc import Collection
 
 import apsw
 
-LEARNED_AT_ONCE = 1_000  # rows read in one transaction: about two milliseconds
 FILTER_BITS = 1 << 24  # right for 4 million claims; with more, ever more keys are looked for in vain
 PROBES = 4
 
@@ -37,16 +36,16 @@ class ClaimFilter:
         """Tell whether any known table may hold a key; False is certain, True is not."""
         return self._older.may_hold((org_id, dedup_key))
 
-    def learn(self, closed: Collection[int]) -> bool:
-        """Read on in the tables that are closed for good; tell whether one has become known.
+    def learn(self, closed: Collection[int], rows: int) -> bool:
+        """Read on by some rows in the tables that are closed for good; tell whether one has become known.
 
         Nothing may have been written in this transaction: if it were rolled back, what was freed in it is there.
         """
-        learned = self._read_on(closed)
+        learned = self._read_on(closed, rows)
         self._succeed(set(closed))
         return learned
 
-    def _read_on(self, closed: Collection[int]) -> bool:
+    def _read_on(self, closed: Collection[int], most: int) -> bool:
         start = next((one for one in closed if one not in self._older.starts), None)
         if start is None:
             return False
@@ -55,14 +54,14 @@ class ClaimFilter:
         found = self._connection.execute(
             f"""
             SELECT org_id, dedup_key FROM {table_of(start)} WHERE (org_id, dedup_key) > (?, ?)
-            ORDER BY org_id, dedup_key LIMIT {LEARNED_AT_ONCE}
+            ORDER BY org_id, dedup_key LIMIT ?
             """,
-            self._position,
+            (*self._position, most),
         )
         rows: list[tuple[str, str]] = list(found)
         for generation in (self._older, self._younger):
             generation.add(rows)
-        if len(rows) == LEARNED_AT_ONCE:
+        if len(rows) == most:
             self._position = rows[-1]
             return False
         for generation in (self._older, self._younger):

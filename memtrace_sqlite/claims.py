@@ -6,7 +6,7 @@ newest table, and looked for in that one and in those older ones that may hold t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import timedelta
 from itertools import pairwise
 
@@ -16,6 +16,7 @@ from memtrace_sqlite.claim_filter import ClaimFilter, table_of
 
 SHORTEST_STRETCH = timedelta(hours=1)
 MOST_STRETCHES = 24
+LEARNED_AT_ONCE = 1_000  # about two milliseconds of a transaction
 
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -34,6 +35,7 @@ class Claims:
         self._window = window // _MICROSECOND
         self._stretch = max(SHORTEST_STRETCH, window / MOST_STRETCHES) // _MICROSECOND
         self._filter = ClaimFilter(connection)
+        self._added = 0
         self._starts: list[int] = []
         self._lookup = self._lookup_in_known = ""
 
@@ -42,7 +44,9 @@ class Claims:
         starts = [start for (start,) in self._connection.execute("SELECT start FROM claim_tables ORDER BY start")]
         # Before anything is written: what is learned now holds even if the transaction is rolled back. Whoever sees
         # a table's successor adds no more to it.
-        if self._filter.learn(starts[:-1]) or starts != self._starts:
+        rows = max(LEARNED_AT_ONCE, 2 * self._added)  # never slower than claims are made
+        self._added = 0
+        if self._filter.learn(starts[:-1], rows) or starts != self._starts:
             self._use(starts)
 
     def prepare(self, now: int) -> None:
@@ -84,16 +88,17 @@ class Claims:
             return None
         return str(newest[1])
 
-    def add(self, claims: Iterable[Claim]) -> None:
+    def add(self, claims: Collection[Claim]) -> None:
         """Claim keys for memories (org id, key, memory id, time); a claim past the window gives way."""
         self._insert("REPLACE", claims)
 
-    def add_absent(self, claims: Iterable[Claim]) -> None:
+    def add_absent(self, claims: Collection[Claim]) -> None:
         """Claim keys that are not claimed in the newest table; `find` prefers whatever claim is younger."""
         self._insert("INSERT OR IGNORE", claims)
 
-    def _insert(self, how: str, claims: Iterable[Claim]) -> None:
+    def _insert(self, how: str, claims: Collection[Claim]) -> None:
         self._connection.executemany(f"{how} INTO {table_of(self._starts[-1])} VALUES (?, ?, ?, ?)", claims)
+        self._added += len(claims)
 
     def free(self, org_id: str, dedup_key: str, memory_id: str) -> None:
         """Drop the claim of one memory, if it still holds it."""

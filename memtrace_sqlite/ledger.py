@@ -288,9 +288,11 @@ class Ledger:
         self.write_rows()
         self._prepare_claims()
         self._claims.add_absent(
-            (memory.org_id, memory.dedup_key, memory.memory_id, to_us(memory.time))
-            for memory in found
-            if memory.org_id == instance.org_id and memory.dedup_key is not None
+            [
+                (memory.org_id, memory.dedup_key, memory.memory_id, to_us(memory.time))
+                for memory in found
+                if memory.org_id == instance.org_id and memory.dedup_key is not None
+            ]
         )
 
     def mark_claims_loaded(self, instance: ArcInstance) -> None:

@@ -3,9 +3,7 @@
 Run it by hand: `PYTHONPATH=tests python tests/benchmarks/month_without_arc.py [--rows N] [--folder DIR]`, with at
 least a million rows; a million take about 0.4 GB of disk. Time is simulated: the rows are spread over 30 days, so
 that dedup claims come and go, and the delivery of the same process fails all the while. Speed is told as a ratio to
-two other journals, written to in turn with the full one, for machines differ and are never quiet: an empty one, and
-one that holds nothing but the same dedup claims, as a journal does whose Arc is there. So what depth costs is told
-apart from what claims cost.
+an empty journal, written to in turn with the full one, for machines differ and are never quiet.
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import apsw
 from benchmarks.absent_gateway import AbsentGateway
 from benchmarks.footprint import mebibytes, resident_bytes, total_bytes
 from builders import bound, draft, instance
@@ -75,18 +72,6 @@ class World:
         for file in self.path.parent.glob(self.path.name + "*"):
             file.unlink()
 
-    def copy_claims(self, other: World) -> None:
-        """Take over the dedup claims of another journal."""
-        connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
-        connection.execute("ATTACH ? AS other", (str(other.path),))
-        with connection:
-            tables = connection.execute("SELECT name, sql FROM other.sqlite_schema WHERE name GLOB 'claims_*'")
-            for name, sql in tables.fetchall():
-                connection.execute(sql)
-                connection.execute(f"INSERT INTO {name} SELECT * FROM other.{name}")
-            connection.execute("INSERT INTO claim_tables SELECT * FROM other.claim_tables")
-        connection.close()
-
     async def append_round(self) -> float:
         """Append one round of memories; return the seconds that the appends took."""
         assert self._services is not None
@@ -122,7 +107,6 @@ class Line:
     rows: int
     per_second: float
     slower_than_empty: float
-    slower_than_claims: float
     resident: int
     file: int
 
@@ -130,7 +114,7 @@ class Line:
         """Print it."""
         print(
             f"{self.rows:>12,} {self.per_second:>10,.0f} "
-            f"{self.slower_than_empty:>8.2f} {self.slower_than_claims:>8.2f} "
+            f"{self.slower_than_empty:>8.2f} "
             f"{mebibytes(self.resident):>9.1f} {mebibytes(self.file):>10,.0f}",
             flush=True,
         )
@@ -140,7 +124,7 @@ async def fill(deep: World, rows: int) -> list[Line]:
     """Append all the rows, and tell how it went in each part of them."""
     rounds = max(WINDOWS * TURNS, rows // ROUND)
     pause = MONTH / rounds
-    print(f"{'rows':>12} {'rows/s':>10} {'× empty':>8} {'× claims':>8} {'RSS MiB':>9} {'file MiB':>10}", flush=True)
+    print(f"{'rows':>12} {'rows/s':>10} {'× empty':>8} {'RSS MiB':>9} {'file MiB':>10}", flush=True)
     lines = []
     for window in range(WINDOWS):
         count = rounds * (window + 1) // WINDOWS - rounds * window // WINDOWS
@@ -148,30 +132,26 @@ async def fill(deep: World, rows: int) -> list[Line]:
         for _ in range(count - TURNS):
             deep.clock.advance(pause)
             took.append(await deep.append_round())
-        beside, than_empty, than_claims = await _against_others(deep, pause)
+        beside, than_empty = await _against_an_empty_one(deep, pause)
         took += beside
         speed = ROUND * len(took) / sum(took)
-        lines.append(Line(deep.rows, speed, than_empty, than_claims, resident_bytes(), total_bytes(deep.path)))
+        lines.append(Line(deep.rows, speed, than_empty, resident_bytes(), total_bytes(deep.path)))
         lines[-1].show()
     return lines
 
 
-async def _against_others(deep: World, pause: timedelta) -> tuple[list[float], float, float]:
-    """Return the times of some rounds, and their ratios to those of two others, in turn with which they ran."""
-    empty, claims = (World(deep.path.with_name(f"{name}.db"), deep.clock) for name in ("empty", "claims"))
-    claims.copy_claims(deep)
-    worlds = (deep, empty, claims)
+async def _against_an_empty_one(deep: World, pause: timedelta) -> tuple[list[float], float]:
+    """Return the times of some rounds, and their ratio to those of an empty journal, in turn with which they ran."""
+    empty = World(deep.path.with_name("empty.db"), deep.clock)
     await empty.open()
-    await claims.open()
-    took: list[list[float]] = [[], [], []]
+    took: list[float] = []
+    took_empty: list[float] = []
     for _ in range(TURNS):
         deep.clock.advance(pause)
-        for world, times in zip(worlds, took, strict=True):
-            times.append(await world.append_round())
+        took.append(await deep.append_round())
+        took_empty.append(await empty.append_round())
     await empty.close()
-    await claims.close()
-    full, *others = map(statistics.median, took)
-    return took[0], full / others[0], full / others[1]
+    return took, statistics.median(took) / statistics.median(took_empty)
 
 
 Read = Callable[[World], Awaitable[object]]
@@ -247,11 +227,10 @@ async def measure(rows: int, folder: Path) -> bool:
     await deep.close()
     # Speed in the last quarter; memory there against the second window, by when everything is in use.
     last = lines[-WINDOWS // 4 :]
-    than_empty = statistics.median(line.slower_than_empty for line in last)
-    than_claims = statistics.median(line.slower_than_claims for line in last)
+    slower = statistics.median(line.slower_than_empty for line in last)
     grown = max(line.resident for line in last) / lines[1].resident
-    quick, flat = max(than_empty, than_claims) <= MOST_SLOWER, grown <= MOST_GROWN
-    found = {"slower_than_empty": than_empty, "slower_than_claims": than_claims, "memory_grown": grown}
+    quick, flat = slower <= MOST_SLOWER, grown <= MOST_GROWN
+    found = {"slower_than_empty": slower, "memory_grown": grown}
     print(json.dumps({"rows": deep.rows, **found, "quick": quick, "flat": flat}))
     return quick and flat
 

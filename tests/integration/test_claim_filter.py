@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.model import Memory
 from memtrace_core.testing import ManualClock
-from memtrace_sqlite import SqliteJournal, claim_filter
+from memtrace_sqlite import SqliteJournal, claim_filter, claims
 from memtrace_sqlite.claim_filter import ClaimFilter
 from memtrace_sqlite.claims import Claims
 
@@ -68,7 +68,7 @@ def test_a_new_key_is_looked_for_in_the_newest_table_only():
 
 def test_a_restart_looks_everywhere_until_it_has_learned(monkeypatch):
     """What another process has claimed is found before and after this one knows the tables."""
-    monkeypatch.setattr(claim_filter, "LEARNED_AT_ONCE", 3)
+    monkeypatch.setattr(claims, "LEARNED_AT_ONCE", 3)
     tables = Tables()
     for number in range(40):
         tables.claim(f"k{number}")
@@ -116,7 +116,7 @@ def test_the_filter_forgets_what_is_past_the_window():
     for hour in range(100):
         tables.claim(f"k{hour}")
         closed = [start for (start,) in tables.connection.execute("SELECT start FROM claim_tables ORDER BY start")]
-        filled.learn(closed[:-1])
+        filled.learn(closed[:-1], 10)
         tables.now += HOUR_US
     assert not any(filled.may_hold("org_a", f"k{hour}") for hour in range(40))
     assert all(filled.may_hold("org_a", f"k{hour}") for hour in range(80, 99))
@@ -140,7 +140,7 @@ STEPS = st.lists(
 @given(steps=STEPS)
 def test_two_processes_with_filters_agree_with_a_dictionary(new_folder, monkeypatch, bits, steps):
     """Stores, releases, pauses and restarts in any order: a key is refused exactly when it should be."""
-    monkeypatch.setattr(claim_filter, "LEARNED_AT_ONCE", 2)
+    monkeypatch.setattr(claims, "LEARNED_AT_ONCE", 2)
     monkeypatch.setattr(claim_filter, "FILTER_BITS", bits)
     path, clock, window = new_folder() / "journal.db", ManualClock(), 3 * HOUR
 
