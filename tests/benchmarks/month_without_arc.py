@@ -141,7 +141,7 @@ async def fill(deep: World, rows: int) -> list[Line]:
 
 
 async def _against_an_empty_one(deep: World, pause: timedelta) -> tuple[list[float], float]:
-    """Return the times of some rounds, and their ratio to those of an empty journal, in turn with which they ran."""
+    """Return the times of some rounds, and their ratio to those of an empty journal, written to in turn."""
     empty = World(deep.path.with_name("empty.db"), deep.clock)
     await empty.open()
     took: list[float] = []
