@@ -1,7 +1,7 @@
 """The app for an ASGI server of your own: `uvicorn --factory memtrace_cli.asgi:create`.
 
-Settings and the master key come from where `memtrace serve` has them. Time limits on headers, and on clients that
-do not read their answers, are then that server's.
+Settings and the master key come from where `memtrace serve` has them. Address, TLS, time limits on headers and on
+clients that do not read their answers, and which proxies are trusted, are then that server's.
 """
 
 from __future__ import annotations

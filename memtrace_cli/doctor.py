@@ -261,6 +261,8 @@ def _settings(loaded: Loaded) -> Iterator[dict[str, str]]:
 def _shown(value: object) -> str:
     if value is None:
         return "-"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "-"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -47,7 +47,15 @@ def configure_logs(level: str, form: str) -> None:
 def request_log() -> RequestLog:
     """Return what the HTTP app calls after each request."""
 
-    def log(method: str, path: str, status: int, seconds: float, org_id: str | None, request_id: str) -> None:
+    def log(
+        method: str,
+        path: str,
+        status: int,
+        seconds: float,
+        org_id: str | None,
+        request_id: str,
+        client: str | None,
+    ) -> None:
         fields: dict[str, object] = {
             "method": method,
             "path": path,
@@ -57,6 +65,8 @@ def request_log() -> RequestLog:
         if org_id is not None:
             fields["org"] = org_id
         fields["request_id"] = request_id
+        if client is not None:
+            fields["client"] = client
         logger.bind(**fields).info("request")
 
     return log

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from memtrace_cli.proxies import as_seen
 from memtrace_cli.settings import Server as ServerSettings
 from memtrace_cli.settings import SettingsError
 from memtrace_cli.tls import Certificate
@@ -79,6 +80,9 @@ class Server(uvicorn.Server):
             access_log=False,
             log_config=None,
             server_header=False,
+            # Without the second, uvicorn believes who is on this machine, and a variable that is not ours.
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=as_seen(settings.trusted_proxies),
             backlog=BACKLOG,
             # Typed as whole seconds, used as a number.
             timeout_graceful_shutdown=settings.shutdown_timeout,  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from memtrace_cli.proxies import Network
 from memtrace_core.errors import MemtraceError
 
 PREFIX = "MEMTRACE_"
@@ -35,6 +36,9 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400, description="a number of second
 Text = Annotated[str, Meta(min_length=1, description="a text that is not empty")]
 Flag = Annotated[bool, Meta(description="true or false")]
 Level = Annotated[Literal["debug", "info", "warn", "error"], Meta(description="one of debug, info, warn, error")]
+Networks = Annotated[
+    tuple[Network, ...], Meta(description="a list of addresses or networks, such as 10.0.0.1 or 10.0.0.0/8")
+]
 Format = Annotated[Literal["console", "json"], Meta(description="console or json")]
 
 
@@ -45,7 +49,9 @@ class SettingsError(MemtraceError):
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the server listens, its timeouts in seconds, and its certificate (PEM files) if it speaks TLS."""
+    """Where the server listens, its timeouts in seconds, its certificate (PEM files) if it speaks TLS, and the
+    proxies that tell it who their clients are.
+    """
 
     host: Text = "0.0.0.0"  # noqa: S104 - a server in a container must be reachable from outside
     port: Port = 9100
@@ -57,6 +63,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     health_detail: Annotated[Literal["full", "summary"], Meta(description="full or summary")] = "full"
     tls_cert: Text | None = None
     tls_key: Text | None = None
+    trusted_proxies: Networks = ()
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -260,7 +267,7 @@ def _converted(origin: _Origin, kind: Any, *, secret: bool) -> object:
     if origin.name.startswith(PREFIX) and isinstance(value, str):
         value = _parsed(value, plain)
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, kind, dec_hook=lambda wanted, found: wanted(found))
     except msgspec.ValidationError:
         found = "a hidden value" if secret else _shown(origin.value)
         raise SettingsError(f"{origin.name} is {found}, expected {_expected(kind)}") from None
@@ -273,6 +280,8 @@ def _parsed(text: str, plain: Any) -> object:
         return int(text) if _WHOLE.fullmatch(text) else text
     if plain is float:
         return float(text) if _NUMBER.fullmatch(text) else text
+    if get_origin(plain) is tuple:
+        return [one.strip() for one in text.split(",")] if text else []
     return text
 
 
@@ -296,8 +305,10 @@ def _shown(value: object) -> str:
         return str(value).lower()
     if isinstance(value, str):
         return repr(value if len(value) <= 80 else value[:77] + "...")
-    if isinstance(value, dict | list):
-        return "a table" if isinstance(value, dict) else "a list"
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value[:8]))}{', ...' if len(value) > 8 else ''}]"
     return str(value)[:80]
 
 

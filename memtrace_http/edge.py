@@ -15,8 +15,8 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from memtrace_core.model import Principal
 from memtrace_http.problems import REQUEST_ID
 
-RequestLog = Callable[[str, str, int, float, str | None, str], None]
-"""Called after each request with method, path, status, seconds, org id, request id."""
+RequestLog = Callable[[str, str, int, float, str | None, str, str | None], None]
+"""Called after each request with method, path, status, seconds, org id, request id, the client's address."""
 
 # Stands for a slash that was written `%2F`, while the path is split at its slashes. No decoded path holds it.
 _INNER_SLASH = "\udc2f"
@@ -77,7 +77,9 @@ class Edge:
             user = scope.get("user")
             org_id = user.org_id if isinstance(user, Principal) else None
             seconds = time.perf_counter() - started
-            self._log(scope["method"], path_text(scope["path"]), status, seconds, org_id, request_id)
+            client = scope.get("client")
+            address = client[0] if client else None
+            self._log(scope["method"], path_text(scope["path"]), status, seconds, org_id, request_id, address)
 
 
 def path_text(text: str) -> str:

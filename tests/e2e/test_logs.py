@@ -22,14 +22,17 @@ def requests(server: Server, number: int) -> list[dict[str, Any]]:
 
 
 def test_every_request_is_one_event(deployment: Deployment) -> None:
-    """A request's event has time, method, path without query, status, latency, org if known, and request id."""
+    """A request's event has time, method, path without query, status, latency, org if known, request id, client.
+
+    The client is the one that connected, whatever a header says.
+    """
     tenant = deployment.tenant()
     with deployment.serve() as server, server.client(tenant) as api:
         stored = api.post(
             "/api/v1/memories", json={"agent_id": "ada", "content": "x"}, headers={"x-request-id": "r-1"}
         )
         api.get("/api/v1/memories?agent_id=ada&limit=0")
-        api.get("/health", headers={"x-api-key": ""})
+        api.get("/health", headers={"x-api-key": "", "x-forwarded-for": "203.0.113.7"})
         api.get("/api/v1/agents/a%2Fb%0Ac")
         events = requests(server, 4)
     assert stored.status_code == 201
@@ -43,6 +46,7 @@ def test_every_request_is_one_event(deployment: Deployment) -> None:
     assert fourth["path"].startswith("/api/v1/agents/a")
     assert fourth["status"] == 404
     for event in events:
+        assert event["client"] == "127.0.0.1"
         at = datetime.fromisoformat(event["time"])
         assert datetime.now(UTC) - timedelta(hours=1) < at <= datetime.now(UTC)
 

@@ -31,6 +31,13 @@ TABLE = [
     ("server", "health_detail", "full", "summary", ("", "none", "FULL")),
     ("server", "tls_cert", None, "cert.pem", ("",)),
     ("server", "tls_key", None, "key.pem", ("",)),
+    (
+        "server",
+        "trusted_proxies",
+        (),
+        ("10.0.0.1", "10.1.0.0/16", "fd00::/8"),
+        ("*", "proxy.example", "10.0.0.1/8"),
+    ),
     ("limits", "requests_per_second", 0.0, 2.5, ("-1", "fast", "1000001", "")),
     ("limits", "burst", 20, 100, ("0", "1.5", "many", "")),
     ("limits", "in_flight", 0, 64, ("-1", "1.5", "")),
@@ -56,7 +63,15 @@ def load(environ=None, config=None, system_file=None):
 
 def toml(value):
     """Write a value as TOML does."""
+    value = list(value) if isinstance(value, tuple) else value
     return str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
+
+
+def text_of(value):
+    """Write a value as a variable holds it."""
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def variable(section, key):
@@ -118,7 +133,7 @@ def test_every_key_can_be_overridden_by_its_variable(section, key, default, othe
     """`MEMTRACE_<SECTION>_<KEY>` counts, and beats the file."""
     if default is not None:
         write(f"[{section}]\n{key} = {toml(default)}\n")
-    loaded = load({variable(section, key): str(other).lower() if isinstance(other, bool) else str(other)})
+    loaded = load({variable(section, key): text_of(other)})
     assert value_of(loaded, section, key) == other
     assert loaded.warnings == ()
 
@@ -161,6 +176,26 @@ def test_text_in_place_of_a_number_and_a_number_in_place_of_text_are_refused_in_
     """TOML has types, and they count: a quoted number is no number, a bare number no text."""
     write(f"[{section}]\n{key} = " + ("12" if isinstance(other, str) else '"12"') + "\n")
     assert f"{section}.{key} is" in message_of()
+
+
+@pytest.mark.parametrize(
+    "one", ["", "*", "proxy.example", "10.0.0.1/8", "10.0.0.256", "::1/129", "10.0.0.1 10.0.0.2"]
+)
+def test_a_list_of_proxies_holds_addresses_and_networks_only(one):
+    """One that is neither is refused with the list that it stands in, in the file and in a variable."""
+    expected = "expected a list of addresses or networks, such as 10.0.0.1 or 10.0.0.0/8"
+    write(f'[server]\ntrusted_proxies = ["127.0.0.1", "{one}"]\n')
+    assert message_of() == f"memtrace.toml: server.trusted_proxies is ['127.0.0.1', '{one}'], {expected}"
+    given = {"MEMTRACE_SERVER_TRUSTED_PROXIES": f"127.0.0.1,{one}"}
+    assert message_of(given) == f"MEMTRACE_SERVER_TRUSTED_PROXIES is '127.0.0.1,{one}', {expected}"
+
+
+def test_an_empty_list_of_proxies_trusts_nobody():
+    """Nobody is trusted where the list is empty, as a variable, too, which thus beats the file."""
+    write('[server]\ntrusted_proxies = ["127.0.0.1"]\n')
+    assert load({"MEMTRACE_SERVER_TRUSTED_PROXIES": ""}).settings.server.trusted_proxies == ()
+    write("[server]\ntrusted_proxies = []\n")
+    assert load().settings.server.trusted_proxies == ()
 
 
 def test_a_wrong_value_says_what_would_be_right():
@@ -411,7 +446,7 @@ def test_the_example_file_of_the_contract_loads_without_a_warning():
 def test_loading_looks_at_nothing_but_what_it_is_given(monkeypatch):
     """The process's own environment does not count, only the mapping that is handed over."""
     for section, key, _, other, _ in TABLE:
-        monkeypatch.setenv(variable(section, key), str(other))
+        monkeypatch.setenv(variable(section, key), text_of(other))
     monkeypatch.setenv("MEMTRACE_CONFIG", "missing.toml")
     before = dict(os.environ)
     assert load().settings == Settings()
@@ -420,7 +455,7 @@ def test_loading_looks_at_nothing_but_what_it_is_given(monkeypatch):
 
 def test_the_order_of_variables_does_not_matter():
     """Any order of the same variables gives the same settings."""
-    environ = {variable(section, key): str(other).lower() for section, key, _, other, _ in TABLE}
+    environ = {variable(section, key): text_of(other) for section, key, _, other, _ in TABLE}
     expected = load(environ).settings
     names = list(environ)
     for seed in range(5):
