@@ -72,9 +72,11 @@ def test_requests_that_have_ended_make_room(deployment: Deployment) -> None:
 
 
 def test_answers_are_not_kept_on_the_way(server_url: str) -> None:
-    """Every answer, an error too, forbids caches and guessing."""
-    for path in ("/health", MEMORIES, "/nothing"):
-        answer = httpx.get(server_url + path, trust_env=False)
+    """Every answer, an error too, forbids caches, guessing and other sites, and does not name the program."""
+    foreign = {"origin": "https://elsewhere.example", "access-control-request-method": "GET"}
+    for method, path in (("GET", "/health"), ("GET", MEMORIES), ("GET", "/nothing"), ("OPTIONS", MEMORIES)):
+        answer = httpx.request(method, server_url + path, headers=foreign, trust_env=False)
+        assert "server" not in answer.headers
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cache-control"] == "no-store"
         assert "access-control-allow-origin" not in answer.headers
