@@ -34,6 +34,8 @@ def _instance() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     connection.execute("SET GLOBAL TimeZone = 'UTC'")
     connection.execute("SET GLOBAL autoinstall_known_extensions = false")
+    # Sharing the rows of a test out among threads takes longer than going through them.
+    connection.execute("SET GLOBAL threads = 1")
     return connection
 
 
