@@ -35,12 +35,15 @@ _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 def eventually(condition: Callable[[], Result], *, within: float = 20, what: str = "") -> Result:
     """Wait until a condition holds, and return what it gave; fail when it does not hold in time."""
     deadline = time.monotonic() + within
+    pause = 0.01
     while True:
         if found := condition():
             return found
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within} s: {what or condition}")
-        time.sleep(0.01)
+        time.sleep(pause)
+        # Looking is work, of which what is waited for gets more the longer it takes.
+        pause = min(pause * 1.2, 0.1)
 
 
 def new_master_key() -> str:
