@@ -76,21 +76,22 @@ def test_the_published_client_tells_errors_apart_over_arc(
         asyncio.run(fail(Recorder(client)))
 
 
+@pytest.mark.parametrize("count", [16, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_memory_is_seen_exactly_once_on_its_way_from_the_journal_to_arc(
-    arc: ArcDouble, hasty: Deployment, hasty_server: Server
+    arc: ArcDouble, hasty: Deployment, hasty_server: Server, count: int
 ) -> None:
     """Whoever reads while memories are written, delivered and confirmed sees and counts each of them once."""
     tenant = bound_to(arc, hasty)
     with hasty_server.client(tenant) as api:
-        for number in range(40):
+        for number in range(count):
             stored = api.post("/api/v1/memories", json={"agent_id": "a", "content": f"number {number}"}).json()
             page = api.get("/api/v1/memories", params={"limit": 1000}).json()
             contents = [memory["content"] for memory in page["memories"]]
             assert contents == [f"number {one}" for one in range(number, -1, -1)]
             assert api.get("/api/v1/agents/a/stats").json()["memory_count"] == number + 1
             assert api.get(f"/api/v1/memories/{stored['memory_id']}").json() == stored
-    rows = eventually(lambda: _rows(arc, tenant, 40), what="40 rows in Arc")
-    assert sorted(row["content"] for row in rows) == sorted(f"number {one}" for one in range(40))
+    rows = eventually(lambda: _rows(arc, tenant, count), what="all rows in Arc")
+    assert sorted(row["content"] for row in rows) == sorted(f"number {one}" for one in range(count))
 
 
 def _rows(arc: ArcDouble, tenant: Tenant, count: int) -> list[dict[str, object]] | None:

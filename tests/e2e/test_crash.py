@@ -9,10 +9,10 @@ from typing import Any
 
 import aiohttp
 import httpx
+import pytest
 from e2e.processes import Deployment, Server, Tenant
 
 POSTS = 1000
-ROUNDS = 2
 
 
 async def post_until_killed(
@@ -56,12 +56,13 @@ def everything(api: httpx.Client) -> list[dict[str, Any]]:
         parameters["cursor"] = page["next_cursor"]
 
 
-def test_what_was_acknowledged_survives_kill_9(deployment: Deployment) -> None:
+@pytest.mark.parametrize("rounds", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_what_was_acknowledged_survives_kill_9(deployment: Deployment, rounds: int) -> None:
     """After a kill during a thousand concurrent posts, every 201 is there once, and nothing that nobody sent."""
     tenant = deployment.tenant()
     acknowledged: dict[str, str] = {}
     sent: set[str] = set()
-    for round_number in range(ROUNDS):
+    for round_number in range(rounds):
         with deployment.serve() as server:
             new, tried = asyncio.run(post_until_killed(server, tenant, round_number, 500 + 700 * round_number))
             assert server.process.wait(20) == -9

@@ -18,7 +18,7 @@ from memtrace_core.tenants import Binding
 from memtrace_core.testing import InMemoryMetadataRepo, ManualClock
 from memtrace_sqlite import EnvelopeVault, MasterKey, SqliteJournal, SqliteMetadataRepo
 
-ORGS = 2_000
+ORGS = 1_000
 MOST_BYTES_EACH = 20 << 10
 
 
@@ -115,7 +115,7 @@ def test_a_new_binding_is_checked_at_once(tmp_path, arc):
 
 
 def test_an_idle_org_costs_little(tmp_path):
-    """Thousands of bound orgs, known to the server and idle, take less than 20 KiB each, and no request."""
+    """A thousand bound orgs, known to the server and idle, take less than 20 KiB each, and no request."""
 
     async def body():
         vault = EnvelopeVault(MasterKey(bytes(32)))
