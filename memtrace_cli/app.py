@@ -128,6 +128,30 @@ def doctor(*, as_json: Annotated[bool, Parameter(name="--json", negative=(), hel
     return examine(as_json)
 
 
+@app.command
+def mcp(
+    *,
+    http: Annotated[
+        bool, Parameter(negative=(), help="Serve many clients over streamable HTTP instead of one over stdio.")
+    ] = False,
+    host: Annotated[str | None, Parameter(help="Address to listen on with --http (127.0.0.1).")] = None,
+    port: Annotated[int | None, Parameter(help="Port to listen on with --http (9101; 0: any free one).")] = None,
+) -> int:
+    """Give AI agents tools to remember and recall, as a Model Context Protocol server.
+
+    It stands in front of the server at MEMTRACE_URL (http://127.0.0.1:9100), and acts with MEMTRACE_API_KEY.
+
+    Example: MEMTRACE_API_KEY=mtk_... memtrace mcp
+
+    Example: memtrace mcp --http --port 9101
+    """
+    from memtrace_cli.mcp.command import run as run_mcp
+
+    if not http and (host is not None or port is not None):
+        raise output.Misused("--host and --port go with --http")
+    return run_mcp(http=http, host=host, port=port)
+
+
 @app.default
 def bare() -> int:
     """Serve."""

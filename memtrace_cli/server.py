@@ -6,7 +6,7 @@ import asyncio
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
@@ -15,7 +15,7 @@ from memtrace_cli.proxies import as_seen
 from memtrace_cli.settings import Server as ServerSettings
 from memtrace_cli.settings import SettingsError
 from memtrace_cli.tls import Certificate
-from memtrace_http import Edge, with_deadlines
+from memtrace_http import with_deadlines
 
 BACKLOG = 2048
 MOST_OPEN_FILES = 65_536
@@ -67,7 +67,7 @@ class Server(uvicorn.Server):
 
     def __init__(
         self,
-        app: Edge,
+        app: Callable[..., Awaitable[None]],
         settings: ServerSettings,
         on_started: Callable[[], None],
         certificate: Certificate | None = None,
