@@ -17,6 +17,7 @@ from memtrace_http.guards import Guard
 from memtrace_http.problems import on_exception, on_http_exception, on_memtrace_error
 from memtrace_http.requests import app_state
 from memtrace_http.routes import HANDLERS
+from memtrace_http.routes.options import options_of
 
 
 class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +51,8 @@ def create_app(services: Services, options: HttpOptions | None = None, log: Requ
             await services.stop(options.drain_within)
 
     app = Litestar(
-        route_handlers=HANDLERS,
+        # OPTIONS comes first: to a path that has none yet, the framework adds one of its own.
+        route_handlers=[*options_of(HANDLERS), *HANDLERS],
         guards=[Guard(services)],
         exception_handlers={
             MemtraceError: on_memtrace_error,

@@ -269,6 +269,19 @@ def test_the_document_describes_every_route_that_there_is():
     assert document["openapi"] == "3.1.0"
 
 
+def test_options_tells_all_methods_of_a_path():
+    """OPTIONS answers anybody with every method that the document has for the path, and no other."""
+
+    @with_client()
+    async def _(client):
+        document = await document_of(client)
+        for path, operations in document["paths"].items():
+            answer = await client.request("OPTIONS", re.sub(r"{\w+}", "x", path), key=None)
+            assert (answer.status, answer.body) == (204, b"")
+            allowed = {method.strip() for method in answer.headers["allow"].split(",")}
+            assert allowed == {"OPTIONS", *(method.upper() for method in operations)}, path
+
+
 def test_every_reference_leads_somewhere_and_every_schema_is_used():
     """The document is whole: no dangling reference, no left-over schema."""
 
