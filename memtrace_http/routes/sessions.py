@@ -166,7 +166,7 @@ async def get_session_context(request: HttpRequest) -> SessionContext:
     return await services.memories.context(
         request.user.org_id,
         _session_id(request),
-        since=filters.bound(body.since or DEFAULT_SINCE, "since", now),
+        since=filters.bound(DEFAULT_SINCE if body.since is None else body.since, "since", now),
         until=filters.bound(body.until, "until", now),
         include_types=body.include_types or (),
         exclude_types=body.exclude_types or (),

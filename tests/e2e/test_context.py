@@ -121,6 +121,7 @@ def test_the_window_bounds_the_context(api: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("since", ""),
         ("max_tokens", 31),
         ("max_tokens", 1_000_001),
         ("max_tokens", "100"),
