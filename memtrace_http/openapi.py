@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from litestar.routes import BaseRoute, HTTPRoute
 
+from memtrace_http.constraints import IN_BODIES, IN_PATHS, IN_QUERIES, constrain
 from memtrace_http.endpoints import Endpoint, endpoint_of
 from memtrace_http.problems import Problem
 
@@ -50,6 +51,9 @@ def document(routes: Sequence[BaseRoute]) -> Json:
     _, components = msgspec.json.schema_components(
         list(dict.fromkeys(structs)), ref_template=_REFERENCE, schema_hook=_any_json
     )
+    for struct in dict.fromkeys(struct for _, _, endpoint in declared for struct in endpoint.body):
+        for name, schema in components[struct.__name__]["properties"].items():
+            constrain(schema, IN_BODIES.get(name, {}))
     paths: dict[str, Json] = {}
     for path, method, endpoint in declared:
         plain = _PARAMETER.sub(r"{\1}", path)
@@ -102,14 +106,14 @@ def _operation(path: str, endpoint: Endpoint, components: Json) -> Json:
 
 def _parameters(path: str, endpoint: Endpoint, components: Json) -> list[Json]:
     parameters: list[Json] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", **IN_PATHS[name]}}
         for name in _PARAMETER.findall(path)
     ]
     if endpoint.query is not None:
         for name, schema in components[endpoint.query.__name__]["properties"].items():
             # An absent parameter is not sent as null.
             kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
-            parameters.append({"name": name, "in": "query", "schema": kinds[0]})
+            parameters.append({"name": name, "in": "query", "schema": {**kinds[0], **IN_QUERIES[name]}})
     return parameters
 
 

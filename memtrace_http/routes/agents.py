@@ -67,7 +67,7 @@ async def list_agents(request: HttpRequest) -> AgentPage:
 
 
 @get(
-    "/api/v1/agents/{agent_id:str}",
+    "/api/v1/agents/{reference:str}",
     opt=declare(
         Endpoint(
             summary="Get an agent by id or by name",
@@ -79,11 +79,11 @@ async def list_agents(request: HttpRequest) -> AgentPage:
 )
 async def get_agent(request: HttpRequest) -> Agent:
     """Return one agent."""
-    return await services_of(request).agents.get(request.user.org_id, _agent_id(request))
+    return await services_of(request).agents.get(request.user.org_id, _reference(request))
 
 
 @delete(
-    "/api/v1/agents/{agent_id:str}",
+    "/api/v1/agents/{reference:str}",
     status_code=204,
     opt=declare(
         Endpoint(
@@ -96,7 +96,7 @@ async def get_agent(request: HttpRequest) -> Agent:
 )
 async def delete_agent(request: HttpRequest) -> None:
     """Delete an agent."""
-    await services_of(request).agents.delete(request.user.org_id, _agent_id(request))
+    await services_of(request).agents.delete(request.user.org_id, _reference(request))
 
 
 @get(
@@ -143,6 +143,10 @@ async def get_agent_stats(request: HttpRequest) -> AgentStats:
 
 def _agent_id(request: HttpRequest) -> str:
     return path_text(str(request.path_params["agent_id"]))
+
+
+def _reference(request: HttpRequest) -> str:
+    return path_text(str(request.path_params["reference"]))
 
 
 HANDLERS = [register_agent, list_agents, get_agent, delete_agent, list_agent_memories, get_agent_stats]

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 from builders import bound, embedded_instance, in_memory
@@ -35,10 +36,11 @@ class Client:
         self.app, self.services, self.key = app, services, key
 
     async def request(self, method, target, body=None, headers=None, receive=None, key=...):
-        """Send one request, and return the answer."""
+        """Send one request, and return the answer; headers are a mapping, or pairs where a name comes twice."""
         path, _, query = target.partition("?")
         raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-        given = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+        pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
+        given = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
         key = self.key if key is ... else key
         if key is not None:
             given.append((b"x-api-key", key.encode()))
@@ -56,7 +58,7 @@ class Client:
             "http_version": "1.1",
             "method": method,
             "scheme": "http",
-            "path": path.replace("%2F", "/").replace("%2f", "/"),
+            "path": unquote(path),
             "raw_path": quote(path, safe="/%").encode(),
             "query_string": query.encode(),
             "root_path": "",

@@ -31,6 +31,12 @@ KNOWN_WORDS = {
     "format",
     "minItems",
     "maxItems",
+    # These stand in requests only, and test_http_contract.py holds the server to them.
+    "pattern",
+    "minLength",
+    "maxLength",
+    "minimum",
+    "maximum",
 }
 TYPES = {"string": str, "integer": int, "boolean": bool, "array": list, "object": dict, "null": type(None)}
 
