@@ -103,12 +103,14 @@ class Deployment:
         merged = {**self.environment, **(changes or {})}
         return {name: value for name, value in merged.items() if value is not None}
 
-    def here(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def here(
+        self, *arguments: str, stdin: str = "", variables: Mapping[str, str | None] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run an admin command to its end in this process, which spares the start of another."""
         said, complaints = io.StringIO(), io.StringIO()
         with (
             contextlib.chdir(self.folder),
-            mock.patch.dict(os.environ, self.environment, clear=True),
+            mock.patch.dict(os.environ, self.variables(variables), clear=True),
             mock.patch.object(sys, "stdin", io.StringIO(stdin)),
             contextlib.redirect_stdout(said),
             contextlib.redirect_stderr(complaints),

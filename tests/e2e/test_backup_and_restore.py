@@ -104,13 +104,13 @@ def test_a_backup_needs_no_master_key(deployment: Deployment, elsewhere: Deploym
     none = {"MEMTRACE_MASTER_KEY": None}
     archive = tmp_path / "b.tar"
     for ended in (
-        deployment.memtrace("backup", str(archive), variables=none),
-        elsewhere.memtrace("restore", str(archive), variables=none),
+        deployment.here("backup", str(archive), variables=none),
+        elsewhere.here("restore", str(archive), variables=none),
     ):
         assert ended.returncode == 0, ended
         assert deployment.master_key not in ended.stdout + ended.stderr
     for command in ("backup", "restore"):
-        ended = elsewhere.memtrace(command, "--help", variables=none)
+        ended = elsewhere.here(command, "--help", variables=none)
         assert (ended.returncode, ended.stderr) == (0, "")
         assert "Example: " in ended.stdout
     assert deployment.master_key.encode() not in archive.read_bytes()

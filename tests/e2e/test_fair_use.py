@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from e2e.processes import Deployment, eventually
+from e2e.processes import Deployment, Server, Tenant, eventually
 
 MEMORIES = "/api/v1/memories"
 
@@ -71,35 +71,35 @@ def test_requests_that_have_ended_make_room(deployment: Deployment) -> None:
             assert api.get(f"{MEMORIES}/nothing").status_code == 404
 
 
-def test_answers_are_not_kept_on_the_way(server_url: str) -> None:
+def test_answers_are_not_kept_on_the_way(server: Server) -> None:
     """Every answer, an error too, forbids caches, guessing and other sites, and does not name the program."""
     foreign = {"origin": "https://elsewhere.example", "access-control-request-method": "GET"}
     for method, path in (("GET", "/health"), ("GET", MEMORIES), ("GET", "/nothing"), ("OPTIONS", MEMORIES)):
-        answer = httpx.request(method, server_url + path, headers=foreign, trust_env=False)
+        answer = httpx.request(method, server.url + path, headers=foreign, trust_env=False)
         assert "server" not in answer.headers
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cache-control"] == "no-store"
         assert "access-control-allow-origin" not in answer.headers
 
 
-@pytest.fixture
-def server_url(deployment: Deployment) -> object:
-    """Return the URL of a server."""
-    deployment.tenant()
-    with deployment.serve() as server:
-        yield server.url
-
-
 def test_health_may_be_told_without_the_orgs(deployment: Deployment) -> None:
     """With `health_detail = "summary"` the same statuses are given, and no organization is named."""
     tenant = deployment.tenant()
-    for detail, named in (("full", True), ("summary", False)):
-        deployment.environment["MEMTRACE_SERVER_HEALTH_DETAIL"] = detail
-        with deployment.serve() as server, server.client() as api:
-            for path in ("/health", "/ready"):
-                answer = api.get(path)
-                assert answer.status_code == 200
-                assert (tenant.org_id in answer.text) is named
+    with (
+        deployment.serve(variables={"MEMTRACE_SERVER_HEALTH_DETAIL": "summary"}) as server,
+        server.client() as api,
+    ):
+        for path in ("/health", "/ready"):
+            answer = api.get(path)
+            assert answer.status_code == 200
+            assert tenant.org_id not in answer.text
+
+
+def test_health_tells_of_each_org_unless_told_otherwise(server: Server, tenant: Tenant) -> None:
+    """Without that setting the organizations are named."""
+    with server.client() as api:
+        for path in ("/health", "/ready"):
+            assert tenant.org_id in api.get(path).text
 
 
 def test_the_server_speaks_tls_and_takes_a_new_certificate(deployment: Deployment, tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def serve(deployment: Deployment, variables: dict[str, str | None]) -> tuple[int
 
 def administer(deployment: Deployment, variables: dict[str, str | None]) -> tuple[int, str]:
     """Run an admin command that fails, and return its exit code and what it says."""
-    ended = deployment.memtrace("org", "list", variables=variables)
+    ended = deployment.here("org", "list", variables=variables)
     assert ended.stdout == ""
     return ended.returncode, ended.stderr
 

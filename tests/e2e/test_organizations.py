@@ -263,7 +263,7 @@ def test_misuse_is_exit_code_two(deployment: Deployment, arguments: tuple[str, .
 @pytest.mark.parametrize("arguments", [(), ("org",), ("org", "add-arc"), ("key", "create"), ("serve",), ("demo",)])
 def test_help_works_without_any_setting(deployment: Deployment, arguments: tuple[str, ...]) -> None:
     """`--help` is exit code 0 on stdout with an example, needs no master key, and makes nothing."""
-    ended = deployment.memtrace(*arguments, "--help", variables={"MEMTRACE_MASTER_KEY": None})
+    ended = deployment.here(*arguments, "--help", variables={"MEMTRACE_MASTER_KEY": None})
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "Usage: memtrace" in ended.stdout
     if arguments in (("org", "add-arc"), ("key", "create"), ("serve",), ("demo",)):
@@ -280,7 +280,7 @@ def test_the_version_is_printed(deployment: Deployment) -> None:
 
 def test_a_fresh_master_key_stands_alone(deployment: Deployment) -> None:
     """`keygen master` prints 32 bytes of base64 and nothing else, another each time, without a key being set."""
-    ended = [deployment.memtrace("keygen", "master", variables={"MEMTRACE_MASTER_KEY": None}) for _ in range(2)]
+    ended = [deployment.here("keygen", "master", variables={"MEMTRACE_MASTER_KEY": None}) for _ in range(2)]
     for one in ended:
         assert (one.returncode, one.stderr) == (0, "")
         assert re.fullmatch(r"[A-Za-z0-9+/]{43}=\n", one.stdout)
