@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 ARC_KEY = "arc-secret-key-0123456789"
 COMMAND = (sys.executable, "-m", "memtrace_cli")
-# What tests need and users do not have: litestar loads it where it is, which is a fifth of a server's start.
+# What tests need and servers do not: litestar loads it where it is, which is a fifth of a server's start.
 NOT_INSTALLED = Path(__file__).parent / "not_installed"
 # Loading the machine's certificates takes longer than a request, and nothing here speaks TLS.
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -77,7 +77,6 @@ class Deployment:
             **inherited,
             "HOME": str(folder),
             "TMPDIR": str(folder / "tmp"),
-            "PYTHONPATH": str(NOT_INSTALLED),
             "MEMTRACE_MASTER_KEY": self.master_key,
             **variables,
         }
@@ -160,7 +159,7 @@ class Deployment:
 
     def start(self, *arguments: str, variables: Mapping[str, str | None] | None = None) -> Server:
         """Start a server on a free port."""
-        own = {"MEMTRACE_SERVER_PORT": "0", "MEMTRACE_LOG_FORMAT": "json"}
+        own = {"MEMTRACE_SERVER_PORT": "0", "MEMTRACE_LOG_FORMAT": "json", "PYTHONPATH": str(NOT_INSTALLED)}
         return Server(self, arguments or ("serve",), self.variables({**own, **(variables or {})}))
 
 

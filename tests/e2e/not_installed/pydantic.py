@@ -1,3 +1,3 @@
-"""Stands before pydantic, which the published client brings along and no installation of Memtrace has."""
+"""Stands before pydantic, which tests and `memtrace mcp` bring along, and a server does without."""
 
-raise ImportError("Memtrace is installed without pydantic")
+raise ImportError("a server is installed without pydantic")
