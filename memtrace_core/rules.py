@@ -171,7 +171,7 @@ def arc_measurement(value: str, field: str) -> str:
         )
     if value.lower() in _RESERVED_WORDS:
         raise InvalidInput(f"{field} must not be a word of SQL that Arc cannot query as a name")
-    if value.startswith(_UNQUERYABLE_MEASUREMENTS):
+    if value.lower().startswith(_UNQUERYABLE_MEASUREMENTS):
         raise InvalidInput(f"{field} must not begin with {', '.join(_UNQUERYABLE_MEASUREMENTS)}")
     return value
 

@@ -253,7 +253,22 @@ def test_an_arc_measurement_may_have_this_name(value):
 
 @pytest.mark.parametrize(
     "value",
-    ["", "1a", "a-b", "a.b", "a b", "a\n", "m" * 129, "pg_x", "duckdb_x", "information_schema", "read_parquet"],
+    [
+        *(
+            "",
+            "1a",
+            "a-b",
+            "a.b",
+            "a b",
+            "a\n",
+            "m" * 129,
+            "pg_x",
+            "duckdb_x",
+            "information_schema",
+            "read_parquet",
+        ),
+        *("PG_x", "DuckDB_x", "Information_Schema_x", "READ_PARQUET"),
+    ],
 )
 def test_an_arc_measurement_that_cannot_be_queried_is_refused(value):
     """Names that Arc would store but could not read are refused, hyphens and reserved ones among them."""
