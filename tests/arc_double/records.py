@@ -8,9 +8,9 @@ OLDEST = VERSIONS[0]
 # What a client meets in the field: the suites of the client run over these, the double's own over all.
 RELEASED = VERSIONS[:2]
 
-READ_TOKEN = "arc-read-token"
-WRITE_TOKEN = "arc-write-token"
-ADMIN_TOKEN = "arc-admin-token"
+READ_TOKEN = "arc-secret-key-0-reads"
+WRITE_TOKEN = "arc-secret-key-0-writes"
+ADMIN_TOKEN = "arc-secret-key-0-admin"
 TOKENS = {READ_TOKEN: "read", WRITE_TOKEN: "read write", ADMIN_TOKEN: "read write admin"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import io
 import json
@@ -21,6 +20,8 @@ from typing import Any, Self, TypeVar
 from unittest import mock
 
 import httpx
+from e2e import marks
+from e2e.marks import new_master_key
 
 from memtrace_cli.app import run as run_in_process
 
@@ -30,6 +31,10 @@ ARC_KEY = "arc-secret-key-0123456789"
 COMMAND = (sys.executable, "-m", "memtrace_cli")
 # What tests need and servers do not: litestar loads it where it is, which is a fifth of a server's start.
 NOT_INSTALLED = Path(__file__).parent / "not_installed"
+
+made: list[Deployment] = []
+"""Every deployment that is looked at for leaks in the end, the newest last."""
+
 # Loading the machine's certificates takes longer than a request, and nothing here speaks TLS.
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
@@ -48,11 +53,6 @@ def eventually(condition: Callable[[], Result], *, within: float = 20, what: str
         pause = min(pause * 1.2, 0.1)
 
 
-def new_master_key() -> str:
-    """Return a master key."""
-    return base64.b64encode(os.urandom(32)).decode()
-
-
 @dataclass(frozen=True)
 class Tenant:
     """An organization and a key of it."""
@@ -69,6 +69,9 @@ class Deployment:
         self.folder = folder
         self.master_key = new_master_key()
         self.data = folder / "data"
+        self.leaks: set[str] = set()
+        self.running: list[Server] = []
+        made.append(self)
         (folder / "tmp").mkdir(exist_ok=True)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("MEMTRACE_")}
         for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "PYTEST_CURRENT_TEST"):
@@ -85,7 +88,7 @@ class Deployment:
         self, *arguments: str, stdin: str = "", variables: Mapping[str, str | None] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; a variable that is None is left out."""
-        return subprocess.run(
+        ended = subprocess.run(
             [*COMMAND, *arguments],
             input=stdin,
             capture_output=True,
@@ -96,6 +99,8 @@ class Deployment:
             timeout=60,
             check=False,
         )
+        self._look_at_answer(arguments, ended.stdout, ended.stderr)
+        return ended
 
     def variables(self, changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
         """Return the environment with changes; a variable that is None is left out."""
@@ -115,6 +120,7 @@ class Deployment:
             contextlib.redirect_stderr(complaints),
         ):
             code = run_in_process(list(arguments))
+        self._look_at_answer(arguments, said.getvalue(), complaints.getvalue())
         return subprocess.CompletedProcess(arguments, code, said.getvalue(), complaints.getvalue())
 
     def done(self, *arguments: str, stdin: str = "") -> str:
@@ -159,14 +165,33 @@ class Deployment:
 
     def start(self, *arguments: str, variables: Mapping[str, str | None] | None = None) -> Server:
         """Start a server on a free port."""
-        own = {"MEMTRACE_SERVER_PORT": "0", "MEMTRACE_LOG_FORMAT": "json", "PYTHONPATH": str(NOT_INSTALLED)}
+        own = {
+            "MEMTRACE_SERVER_PORT": "0",
+            "MEMTRACE_LOG_FORMAT": "json",
+            "MEMTRACE_LOG_LEVEL": "debug",
+            "PYTHONPATH": str(NOT_INSTALLED),
+        }
         return Server(self, arguments or ("serve",), self.variables({**own, **(variables or {})}))
+
+    def _look_at_answer(self, arguments: tuple[str, ...], *said: str) -> None:
+        out, err = (text.encode(errors="backslashreplace") for text in said)
+        self.leaks |= marks.in_output(arguments, out, err)
+
+    def look_at_output(self) -> None:
+        """Look for secrets in what the running servers have said since the last look."""
+        for server in self.running:
+            server.look()
+
+    def look_at_files(self) -> None:
+        """Look for secrets in all files, whoever has written them."""
+        self.leaks |= marks.in_files(self.folder)
 
 
 class Server:
     """A server process, its output in files; killed on leaving if it still runs."""
 
     def __init__(self, deployment: Deployment, arguments: tuple[str, ...], environment: Mapping[str, str]) -> None:
+        self._deployment = deployment
         self.out_file = deployment.folder / "server.stdout"
         self.err_file = deployment.folder / "server.stderr"
         with self.out_file.open("wb") as out, self.err_file.open("wb") as err:
@@ -179,6 +204,8 @@ class Server:
                 env=environment,
             )
         self.url = ""
+        self._looked_at = dict.fromkeys((self.out_file, self.err_file), 0)
+        deployment.running.append(self)
 
     def __enter__(self) -> Self:
         return self
@@ -221,14 +248,35 @@ class Server:
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Tell it to stop, and return its exit code."""
+        self.look()
         self.process.send_signal(how)
         return self.process.wait(20)
 
     def kill(self) -> None:
         """End it at once."""
         if self.process.poll() is None:
+            self.look()
             self.process.kill()
         self.process.wait(20)
+        if self in self._deployment.running:
+            self.look()
+            self._deployment.running.remove(self)
+
+    def look(self) -> None:
+        """Look for secrets in the lines that it has written since the last look, and in what the machine shows."""
+        ended = self.process.poll() is not None
+        out, err = (self._unseen(file, whole=ended) for file in (self.out_file, self.err_file))
+        self._deployment.leaks |= marks.in_output(("serve",), out, err)
+        if not ended:
+            self._deployment.leaks |= marks.in_process(self.process.pid)
+
+    def _unseen(self, file: Path, *, whole: bool) -> bytes:
+        with file.open("rb") as stream:
+            stream.seek(self._looked_at[file])
+            found = stream.read()
+        found = found if whole else found[: found.rfind(b"\n") + 1]
+        self._looked_at[file] += len(found)
+        return found
 
     def client(self, tenant: Tenant | None = None) -> httpx.Client:
         """Return an HTTP client, with the tenant's key if one is given."""

@@ -12,7 +12,8 @@ import pytest
 from arc_double import ArcDouble
 from e2e.bad_day import AT_ONCE, Day, live
 from e2e.hostile_arc import Elsewhere, Gossip, listening, redirecting
-from e2e.processes import ARC_KEY, Deployment, eventually, new_master_key
+from e2e.marks import in_output, new_master_key
+from e2e.processes import ARC_KEY, Deployment, eventually
 from e2e.secret_hunt import found, master_key_forms
 
 REDIRECTIONS = (301, 302, 307, 308)
@@ -41,6 +42,36 @@ def test_the_hunt_finds_a_secret_in_every_form() -> None:
             text = os.urandom(before) + secret + os.urandom(7)
             for planted in (text, base64.b64encode(text), base64.urlsafe_b64encode(text), text.hex().encode()):
                 assert found(hunted, {"there": b"\n" + planted, "here": b"nothing"}) == ["it in there"]
+
+
+@pytest.mark.parametrize("secret", [ARC_KEY, ArcDouble.read_token, ArcDouble.write_token, "the master key"])
+def test_every_test_notices_a_marked_secret(deployment: Deployment, secret: str) -> None:
+    """The secrets of all tests bear marks, and one that lies in a file is found as text, as bytes and in base64."""
+    kind = "an Arc key" if secret != "the master key" else secret
+    text = deployment.master_key if secret == "the master key" else secret
+    ways = [text.encode(), base64.b64encode(b"\0" + text.encode()), text.encode().hex().encode()]
+    if secret == "the master key":
+        ways.append(base64.b64decode(text))
+    deployment.org()
+    deployment.look_at_files()
+    assert deployment.leaks == set()
+    for way in ways:
+        (deployment.data / "other.db").write_bytes(b"SQLite" + way + b"\0")
+        deployment.look_at_files()
+        assert deployment.leaks == {f"{kind} in data/other.db"}
+        deployment.leaks.clear()
+        assert in_output(("org", "list"), b"", way) == {f"{kind} on the standard error of org list"}
+        (deployment.data / "other.db").unlink()
+
+
+def test_an_api_key_is_shown_by_the_commands_that_are_there_for_it_alone() -> None:
+    """`key create` and the like may print one on standard output; nothing else may, and they not elsewhere."""
+    key = b"mtk_" + b"x" * 43
+    for may in (("key", "create"), ("key", "rotate", "key_1"), ("serve",), ("serve", "--dev")):
+        assert in_output(may, key, b"") == set()
+        assert len(in_output(may, b"", key)) == 1
+    for may_not in (("key", "list"), ("org", "create"), ("doctor",), ("journal", "export"), ()):
+        assert len(in_output(may_not, key, b"")) == 1
 
 
 def test_the_day_was_as_bad_as_it_should_be(day: Day) -> None:
