@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 
 from memtrace_cli.bootstrap import bootstrap
 from memtrace_cli.composition import compose
@@ -16,7 +17,7 @@ from memtrace_cli.logs import configure_logs, request_log
 from memtrace_cli.secrets import vault
 from memtrace_cli.settings import Settings, load_settings
 from memtrace_core import Services
-from memtrace_http import Edge, HttpOptions, create_app
+from memtrace_http import Edge, HttpOptions, Metrics, create_app
 from memtrace_sqlite import Mode
 
 
@@ -28,11 +29,33 @@ def create() -> Edge:
     """
     loaded = load_settings(None, os.environ)
     configure_logs(loaded.settings.log.level, loaded.settings.log.format)
-    services = compose(loaded.settings, vault(os.environ), Mode.MIGRATE)
-    return app_of(services, loaded.settings, before=lambda: bootstrap(services, loaded.settings))
+    metrics = metrics_of(loaded.settings)
+    services = compose(
+        loaded.settings, vault(os.environ), Mode.MIGRATE, meter=metrics.counting if metrics else None
+    )
+    return app_of(services, loaded.settings, metrics, before=lambda: bootstrap(services, loaded.settings))
 
 
-def app_of(services: Services, settings: Settings, before: Callable[[], Awaitable[None]] | None = None) -> Edge:
+def metrics_of(settings: Settings) -> Metrics | None:
+    """Return what counts for `/metrics`; its `counting` is the meter of the services. None if it is turned off."""
+    if not settings.metrics.enabled:
+        return None
+    # The variable is the library's own, which it reads when it is imported: set it before that.
+    shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return Metrics(
+        per_org=settings.metrics.per_org,
+        token=settings.metrics.token,
+        journal_limit=settings.journal.max_bytes,
+        shared=Path(shared) if shared else None,
+    )
+
+
+def app_of(
+    services: Services,
+    settings: Settings,
+    metrics: Metrics | None = None,
+    before: Callable[[], Awaitable[None]] | None = None,
+) -> Edge:
     """Return the HTTP app over services, as the settings want it; `before` runs before it starts."""
     options = HttpOptions(
         read_timeout=timedelta(seconds=settings.server.read_timeout),
@@ -40,4 +63,4 @@ def app_of(services: Services, settings: Settings, before: Callable[[], Awaitabl
         before=before,
         show_orgs=settings.server.health_detail == "full",
     )
-    return create_app(services, options, request_log())
+    return create_app(services, options, request_log(), metrics)

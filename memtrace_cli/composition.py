@@ -9,6 +9,8 @@ from memtrace_cli.settings import Settings, SettingsError
 from memtrace_core import ConfirmationPolicy, DedupPolicy, DeliveryPolicy, FairUse, Services, build_services
 from memtrace_core.clock import SystemClock
 from memtrace_core.errors import SealBroken, StorageUnavailable, WrongMasterKey
+from memtrace_core.meter import SILENT, Meter
+from memtrace_core.metering import MeteredGateway
 from memtrace_core.ports import ArcGateway, Clock
 from memtrace_core.routing import GatewayByURL
 from memtrace_sqlite import EnvelopeVault, Mode, SqliteEmbeddedGateway, SqliteJournal, SqliteMetadataRepo
@@ -21,6 +23,7 @@ def compose(
     clock: Clock | None = None,
     *,
     new_journal: bool = False,
+    meter: Meter | None = None,
 ) -> Services:
     """Open the databases and wire the services over them.
 
@@ -30,6 +33,7 @@ def compose(
         mode: whether an older schema is migrated or refused.
         clock: the machine's if not given.
         new_journal: whether a journal that the metadata do not know may take the place of the one they do.
+        meter: is told what happens.
 
     Raises:
         SettingsError: the metadata database was sealed with another master key.
@@ -47,7 +51,7 @@ def compose(
         repo=repo,
         journal=journal,
         gateway=GatewayByURL(
-            embedded=SqliteEmbeddedGateway(journal), http=lambda: _arc_gateway(settings, vault, clock)
+            embedded=SqliteEmbeddedGateway(journal), http=lambda: _arc_gateway(settings, vault, clock, meter)
         ),
         vault=vault,
         clock=clock,
@@ -63,14 +67,16 @@ def compose(
             in_flight=settings.limits.in_flight,
         ),
         authenticate=settings.auth.enabled,
+        meter=meter or SILENT,
     )
 
 
-def _arc_gateway(settings: Settings, vault: EnvelopeVault, clock: Clock) -> ArcGateway:
+def _arc_gateway(settings: Settings, vault: EnvelopeVault, clock: Clock, meter: Meter | None) -> ArcGateway:
     from memtrace_arc import ArcGateway as Gateway  # its HTTP client would double the time of an admin command
 
     arc = settings.arc
-    return Gateway(vault, clock, connect_timeout=arc.connect_timeout, query_timeout=arc.query_timeout)
+    gateway = Gateway(vault, clock, connect_timeout=arc.connect_timeout, query_timeout=arc.query_timeout)
+    return MeteredGateway(gateway, clock, meter) if meter else gateway
 
 
 def _journal(

@@ -29,7 +29,7 @@ async def _demo() -> int:
     bound = bound_socket(LOOPBACK, 0)
     started = asyncio.Event()
     async with dev_setup(0) as setup:
-        server = Server(app_of(setup.services, setup.settings), setup.settings.server, started.set)
+        server = Server(app_of(setup.services, setup.settings, setup.metrics), setup.settings.server, started.set)
         serving = asyncio.create_task(server.serve([bound]))
         try:
             await _first(started.wait(), serving)

@@ -14,15 +14,17 @@ from memtrace_cli.settings import Auth, Settings
 from memtrace_cli.settings import Server as ServerSettings
 from memtrace_core import Binding, Permission, Services
 from memtrace_core.model import EMBEDDED_URL
+from memtrace_http import Metrics
 from memtrace_sqlite import EnvelopeVault, MasterKey, Mode
 
 LOOPBACK = "127.0.0.1"
 
 
 class DevSetup(msgspec.Struct, frozen=True):
-    """What a throw-away server needs: services over a fresh folder, settings, and a key for `org_default`."""
+    """What a throw-away server needs: services over a fresh folder, figures, settings, a key for `org_default`."""
 
     services: Services
+    metrics: Metrics
     settings: Settings
     api_key: str
 
@@ -35,11 +37,13 @@ async def dev_setup(port: int) -> AsyncIterator[DevSetup]:
             server=ServerSettings(host=LOOPBACK, port=port),
             auth=Auth(db_path=str(Path(folder, "memtrace.db"))),
         )
-        services = compose(settings, EnvelopeVault(MasterKey.parse(MasterKey.generate())), Mode.MIGRATE)
+        metrics = Metrics(journal_limit=settings.journal.max_bytes)
+        vault = EnvelopeVault(MasterKey.parse(MasterKey.generate()))
+        services = compose(settings, vault, Mode.MIGRATE, meter=metrics.counting)
         try:
             org = await services.tenants.ensure_default_org()
             await services.tenants.bind(org.id, Binding(url=EMBEDDED_URL, database="memory"))
             _, api_key = await services.tenants.create_key(org.id, "dev", Permission.ADMIN)
-            yield DevSetup(services, settings, api_key)
+            yield DevSetup(services, metrics, settings, api_key)
         finally:
             await services.close()

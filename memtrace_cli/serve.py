@@ -8,7 +8,7 @@ import uvloop
 from loguru import logger
 
 from memtrace_cli import output
-from memtrace_cli.asgi import app_of
+from memtrace_cli.asgi import app_of, metrics_of
 from memtrace_cli.bootstrap import bootstrap
 from memtrace_cli.composition import compose
 from memtrace_cli.context import settings as load
@@ -51,14 +51,17 @@ async def _serve(settings: Settings, key: EnvelopeVault, *, new_journal: bool) -
             )
         logger.bind(url=url).info("memtrace is listening")
 
-    services = compose(settings, key, Mode.MIGRATE, new_journal=new_journal)
+    metrics = metrics_of(settings)
+    services = compose(
+        settings, key, Mode.MIGRATE, new_journal=new_journal, meter=metrics.counting if metrics else None
+    )
     try:
         await bootstrap(services, settings)
         # Damage is told in one line here; from within the server it would be a traceback.
         await services.journal.pending_orgs()
         await services.journal.unconfirmed_orgs()
         server = Server(
-            app_of(services, settings),
+            app_of(services, settings, metrics),
             settings.server,
             on_started=started,
             certificate=certificate,
@@ -86,5 +89,7 @@ async def _serve_dev(port: int) -> int:
                 '-d \'{"agent_id":"me","content":"hello"}\''
             )
 
-        await Server(app_of(setup.services, setup.settings), setup.settings.server, announce).serve([bound])
+        await Server(app_of(setup.services, setup.settings, setup.metrics), setup.settings.server, announce).serve(
+            [bound]
+        )
     return output.DONE

@@ -27,6 +27,9 @@ OTHER_VARIABLES = (
     "MASTER_KEY", "MASTER_KEY_FILE", "MASTER_KEY_PREVIOUS", "MASTER_KEY_PREVIOUS_FILE", "CONFIG", "URL", "API_KEY",
 )  # fmt: skip
 
+SECRETS = ("api_key", "token")
+"""Keys whose values are never shown."""
+
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?", re.ASCII)
 _WHOLE = re.compile(r"-?[0-9]{1,18}", re.ASCII)
@@ -124,6 +127,14 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     ] = 1 << 30
 
 
+class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures for Prometheus at /metrics; by org only if `per_org`, and then for `token` or an org's own admin."""
+
+    enabled: Flag = True
+    per_org: Flag = False
+    token: Text | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings, each from the environment, the file, or its default."""
 
@@ -134,6 +145,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dedup: Dedup = Dedup()
     journal: Journal = Journal()
     limits: Limits = Limits()
+    metrics: Metrics = Metrics()
 
     @property
     def database_file(self) -> Path:
@@ -190,7 +202,7 @@ def load_settings(config: Path | None, environ: Mapping[str, str], *, system_fil
     for section, kind in _sections():
         fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
         values = {
-            name: _converted(origin, fields[name], secret=name == "api_key")
+            name: _converted(origin, fields[name], secret=name in SECRETS)
             for (owner, name), origin in found.items()
             if owner == section
         }

@@ -14,6 +14,7 @@ import msgspec
 
 from memtrace_core.entries import DeliveredRun
 from memtrace_core.errors import MemtraceError
+from memtrace_core.meter import SILENT, Meter
 from memtrace_core.model import ArcInstance
 from memtrace_core.ports import ArcGateway, Clock, Journal, MetadataRepo
 from memtrace_core.workers import OrgWorkers, Pause, Step
@@ -44,6 +45,7 @@ class Confirmation:
         clock: Clock,
         policy: ConfirmationPolicy | None = None,
         on_resent: Callable[[str], None] | None = None,
+        meter: Meter = SILENT,
     ) -> None:
         self._journal = journal
         self._repo = repo
@@ -51,6 +53,7 @@ class Confirmation:
         self._clock = clock
         self._policy = policy or ConfirmationPolicy()
         self._on_resent = on_resent
+        self._meter = meter
         self._workers = OrgWorkers(clock, self._begin)
 
     async def start(self) -> None:
@@ -90,11 +93,13 @@ class Confirmation:
         seen = run.keys[: run.keys.index(missing[0])] if missing else run.keys
         if seen:
             await self._journal.confirm(org_id, seen)
+            self._meter.confirmed(org_id, len(seen))
         if missing:
             _log.warning(
                 "%d acknowledged memories are not in arc, sending them again", len(missing), extra={"org": org_id}
             )
             await self._journal.resend(org_id, missing)
+            self._meter.resent(org_id, len(missing))
             if self._on_resent is not None:
                 self._on_resent(org_id)
         return Pause(0)

@@ -15,6 +15,7 @@ import msgspec
 
 from memtrace_core.entries import PendingBatch
 from memtrace_core.errors import REFUSES_KEY, ArcFailed, ArcRejected, ArcUnreachable, MemtraceError
+from memtrace_core.meter import SILENT, Meter
 from memtrace_core.model import ArcInstance
 from memtrace_core.ports import ArcGateway, Clock, Journal, MetadataRepo
 from memtrace_core.workers import OrgWorkers, Pause, Step
@@ -78,6 +79,7 @@ class Delivery:
         policy: DeliveryPolicy | None = None,
         on_delivered: Callable[[str], None] | None = None,
         on_answer: AnswerListener | None = None,
+        meter: Meter = SILENT,
     ) -> None:
         self.journal = journal
         self.repo = repo
@@ -86,6 +88,7 @@ class Delivery:
         self.policy = policy or DeliveryPolicy()
         self.on_delivered = on_delivered
         self.on_answer = on_answer
+        self.meter = meter
         self.draining = False
         self._places = asyncio.Semaphore(self.policy.most_batches)
         self._workers = OrgWorkers(clock, self._begin)
@@ -220,6 +223,7 @@ class _Sender:
             raise
         self._answered(instance, refused=False)
         await self._delivery.journal.mark_delivered(batch, durable=durable)
+        self._delivery.meter.delivered(self._org_id, len(batch.keys))
         self._told()
 
     def _told(self) -> None:
@@ -279,6 +283,7 @@ class _Sender:
 
     async def _set_aside(self, batch: PendingBatch, error: MemtraceError) -> None:
         await self._delivery.journal.set_aside(batch, str(error))
+        self._delivery.meter.set_aside(self._org_id, len(batch.keys))
         _log.error("memory set aside, arc refuses it: %s", error, extra={"org": self._org_id})
         # Younger neighbours may be delivered already: now it is their turn to be confirmed.
         self._told()
@@ -286,6 +291,7 @@ class _Sender:
     def _failed(self, instance_id: str, error: MemtraceError) -> None:
         trouble = self._troubles.setdefault(instance_id, _Trouble())
         trouble.failures += 1
+        self._delivery.meter.delivery_failed(self._org_id)
         # An outage is told once, not every few seconds for days.
         level = logging.WARNING if trouble.failures == 1 else logging.DEBUG
         if error.code == REFUSES_KEY:

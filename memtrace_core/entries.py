@@ -90,7 +90,7 @@ class JournalEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 class OrgBacklog(msgspec.Struct, frozen=True, kw_only=True):
     """How far an org's delivery is: how many memories are in each state, the time of the oldest that is not set
-    aside, and the bytes of those not delivered.
+    aside, the time of the oldest that waits for delivery, and the bytes of those that do.
     """
 
     org_id: str
@@ -98,6 +98,7 @@ class OrgBacklog(msgspec.Struct, frozen=True, kw_only=True):
     delivered: int
     set_aside: int
     oldest: datetime | None
+    oldest_pending: datetime | None
     pending_bytes: int
 
 

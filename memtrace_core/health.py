@@ -69,8 +69,22 @@ class Health:
         unknown = [self._check(one) for one in instances if one not in self._reachable]
         if unknown:
             await asyncio.wait(unknown, timeout=FIRST_CHECK_WITHIN)
-        stuck = set(self._refusing.values())
+        stuck = self.refusing()
         return {one.org_id: self._verdict(one) and one.org_id not in stuck for one in instances}
+
+    async def seen(self) -> dict[str, bool | None]:
+        """Return org id → the same as far as it is known, without waiting; None before the first check is over.
+
+        The embedded store, which is not away, is left out.
+        """
+        instances = [one for one in await self._directory.instances() if not one.embedded]
+        stuck = self.refusing()
+        known = {one.org_id: self._reachable.get(one, self._before.get(one.id)) for one in instances}
+        return {org_id: False if org_id in stuck else verdict for org_id, verdict in known.items()}
+
+    def refusing(self) -> frozenset[str]:
+        """Return the orgs that have an instance, perhaps a former one, which refuses our key."""
+        return frozenset(self._refusing.values())
 
     def _verdict(self, instance: ArcInstance) -> bool:
         return self._reachable.get(instance, self._before.get(instance.id, False))

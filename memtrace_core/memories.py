@@ -14,8 +14,9 @@ from memtrace_core.context import SessionContext, build_context
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.directory import Directory
 from memtrace_core.entries import Draft, Duplicate
-from memtrace_core.errors import NoArcInstance, NotFound
+from memtrace_core.errors import MemtraceError, NoArcInstance, NotFound
 from memtrace_core.identifiers import parse_memory_id
+from memtrace_core.meter import SILENT, Meter
 from memtrace_core.model import MEMORY_TYPES, AgentCounts, ArcInstance, Memory
 from memtrace_core.ports import ArcGateway, Clock, Journal
 from memtrace_core.query import AgentCountQuery, MemoryQuery, Order, Position, position_of
@@ -65,6 +66,7 @@ class Memories:
         *,
         on_pending: Callable[[str], None],
         on_use: Callable[[ArcInstance], None],
+        meter: Meter = SILENT,
     ) -> None:
         self._directory = directory
         self._journal = journal
@@ -73,6 +75,7 @@ class Memories:
         self._dedup = dedup
         self._on_pending = on_pending
         self._on_use = on_use
+        self._meter = meter
 
     async def remember(
         self, org_id: str, memories: Sequence[NewMemory], *, batch: bool = True
@@ -91,6 +94,16 @@ class Memories:
             InvalidInput: naming the first bad field; nothing was stored.
             NoArcInstance, JournalFull, OrgClosing, StorageUnavailable: nothing was stored.
         """
+        try:
+            outcomes = await self._append(org_id, memories, batch)
+        except MemtraceError:
+            self._meter.rejected(org_id, len(memories))
+            raise
+        duplicates = sum(isinstance(outcome, Duplicate) for outcome in outcomes)
+        self._meter.remembered(org_id, len(outcomes) - duplicates, duplicates)
+        return outcomes
+
+    async def _append(self, org_id: str, memories: Sequence[NewMemory], batch: bool) -> list[Memory | Duplicate]:
         rules.within(len(memories), 1, rules.MAX_BATCH, "the number of memories")
         drafts = [
             self._draft(memory, f"memories[{index}]." if batch else "") for index, memory in enumerate(memories)

@@ -21,6 +21,7 @@ from memtrace_core.errors import MemtraceError
 from memtrace_core.health import Health
 from memtrace_core.limits import FairUse, Limits
 from memtrace_core.memories import Memories
+from memtrace_core.meter import SILENT, Meter
 from memtrace_core.ports import ArcGateway, Clock, Journal, KeyVault, MetadataRepo
 from memtrace_core.resealing import Resealing
 from memtrace_core.sessions import Sessions
@@ -115,6 +116,7 @@ def build_services(
     confirmation: ConfirmationPolicy | None = None,
     fair_use: FairUse | None = None,
     authenticate: bool = True,
+    meter: Meter = SILENT,
 ) -> Services:
     """Wire the services over adapters of your choice.
 
@@ -129,6 +131,7 @@ def build_services(
         confirmation: when delivered memories are looked for in Arc.
         fair_use: how much a key and an org may ask at once; anything if not given.
         authenticate: False lets anybody act for the default org.
+        meter: is told what happens; see also `memtrace_core.metering`, which measures a gateway.
     """
     clock = clock or SystemClock()
     directory = Directory(repo)
@@ -142,10 +145,20 @@ def build_services(
         delivery,
         on_delivered=lambda org_id: confirming.wake(org_id),
         on_answer=health.note_delivery,
+        meter=meter,
     )
-    confirming = Confirmation(journal, repo, gateway, clock, confirmation, on_resent=deliveries.wake)
+    confirming = Confirmation(journal, repo, gateway, clock, confirmation, on_resent=deliveries.wake, meter=meter)
     loading = ClaimLoading(directory, journal, gateway, clock, policy)
-    memories = Memories(directory, journal, gateway, clock, policy, on_pending=deliveries.wake, on_use=loading.used)
+    memories = Memories(
+        directory,
+        journal,
+        gateway,
+        clock,
+        policy,
+        on_pending=deliveries.wake,
+        on_use=loading.used,
+        meter=meter,
+    )
     return Services(
         memories=memories,
         agents=Agents(repo, journal, memories, clock),

@@ -3,5 +3,6 @@
 from memtrace_http.app import HttpOptions, create_app
 from memtrace_http.deadlines import with_deadlines
 from memtrace_http.edge import Edge, RequestLog
+from memtrace_http.metrics import Metrics
 
-__all__ = ["Edge", "HttpOptions", "RequestLog", "create_app", "with_deadlines"]
+__all__ = ["Edge", "HttpOptions", "Metrics", "RequestLog", "create_app", "with_deadlines"]

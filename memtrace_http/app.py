@@ -14,9 +14,10 @@ from litestar.exceptions import HTTPException
 from memtrace_core import MemtraceError, Services
 from memtrace_http.edge import Edge, RequestLog, no_log
 from memtrace_http.guards import Guard
+from memtrace_http.metrics import Metrics
 from memtrace_http.problems import on_exception, on_http_exception, on_memtrace_error
 from memtrace_http.requests import app_state
-from memtrace_http.routes import HANDLERS
+from memtrace_http.routes import HANDLERS, METRICS
 from memtrace_http.routes.options import options_of
 
 
@@ -33,12 +34,18 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     show_orgs: bool = True
 
 
-def create_app(services: Services, options: HttpOptions | None = None, log: RequestLog = no_log) -> Edge:
+def create_app(
+    services: Services,
+    options: HttpOptions | None = None,
+    log: RequestLog = no_log,
+    metrics: Metrics | None = None,
+) -> Edge:
     """Return the HTTP API over `services`, to be served or mounted.
 
-    Its lifespan starts the services and stops them.
+    Its lifespan starts the services and stops them. `/metrics` is there if `metrics` is given.
     """
     options = options or HttpOptions()
+    handlers = [*HANDLERS, *(METRICS if metrics else ())]
 
     @asynccontextmanager
     async def running(_: Litestar) -> AsyncIterator[None]:
@@ -52,7 +59,7 @@ def create_app(services: Services, options: HttpOptions | None = None, log: Requ
 
     app = Litestar(
         # OPTIONS comes first: to a path that has none yet, the framework adds one of its own.
-        route_handlers=[*options_of(HANDLERS), *HANDLERS],
+        route_handlers=[*options_of(handlers), *handlers],
         guards=[Guard(services)],
         exception_handlers={
             MemtraceError: on_memtrace_error,
@@ -60,8 +67,15 @@ def create_app(services: Services, options: HttpOptions | None = None, log: Requ
             Exception: on_exception,
         },
         lifespan=[running],
-        state=State(app_state(services, options.read_timeout.total_seconds(), show_orgs=options.show_orgs)),
+        state=State(
+            app_state(
+                services,
+                options.read_timeout.total_seconds(),
+                show_orgs=options.show_orgs,
+                metrics=metrics,
+            )
+        ),
         openapi_config=None,
         logging_config=None,
     )
-    return Edge(app, log)
+    return Edge(app, log, metrics.counting.answered if metrics else no_log)

@@ -17,6 +17,8 @@ from memtrace_http.problems import REQUEST_ID
 
 RequestLog = Callable[[str, str, int, float, str | None, str, str | None], None]
 """Called after each request with method, path, status, seconds, org id, request id, the client's address."""
+Observer = Callable[[str, str | None, int, float], None]
+"""Called after each request with method, route template (None if there is none), status, seconds."""
 
 # Stands for a slash that was written `%2F`, while the path is split at its slashes. No decoded path holds it.
 _INNER_SLASH = "\udc2f"
@@ -39,9 +41,10 @@ def no_log(*_: object) -> None:
 class Edge:
     """Wraps the app; mount this in a server or in another ASGI app."""
 
-    def __init__(self, app: ASGIApp, log: RequestLog = no_log) -> None:
+    def __init__(self, app: ASGIApp, log: RequestLog = no_log, observe: Observer = no_log) -> None:
         self._app = app
         self._log = log
+        self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -79,6 +82,7 @@ class Edge:
             seconds = time.perf_counter() - started
             client = scope.get("client")
             address = client[0] if client else None
+            self._observe(scope["method"], scope.get("path_template"), status, seconds)
             self._log(scope["method"], path_text(scope["path"]), status, seconds, org_id, request_id, address)
 
 

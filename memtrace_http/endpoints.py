@@ -19,7 +19,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         query: a struct of the query parameters; unknown ones are refused.
         body: the structs one of which the body must be.
         optional_body: whether the body may be empty.
-        answers: status → the structs one of which the answer's body is; none for no body.
+        answers: status → the structs one of which the answer's body is; none for no body, or for text.
+        text: the media type of an answer that is text.
         problems: the statuses of errors that this route has besides those that all have.
     """
 
@@ -29,6 +30,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     body: tuple[type[msgspec.Struct], ...] = ()
     optional_body: bool = False
     answers: dict[int, tuple[type[msgspec.Struct], ...]]
+    text: str | None = None
     problems: tuple[int, ...] = ()
 
 

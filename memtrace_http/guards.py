@@ -29,7 +29,7 @@ class Guard:
             return
         scope = connection.scope
         if endpoint.permission is not None:
-            principal = await self._access.authenticate(_api_key(scope["headers"]))
+            principal = await self._access.authenticate(api_key_of(scope["headers"]))
             scope["user"] = principal
             require(principal, endpoint.permission)
             self._limits.enter(principal)
@@ -38,7 +38,8 @@ class Guard:
             check_query(scope["query_string"], endpoint.query)
 
 
-def _api_key(headers: Any) -> str | None:
+def api_key_of(headers: Any) -> str | None:
+    """Return the API key that a request brings: x-api-key, or Authorization: Bearer."""
     bearer = None
     for name, value in headers:
         if name == b"x-api-key":

@@ -99,7 +99,9 @@ def _operation(path: str, endpoint: Endpoint, components: Json) -> Json:
     responses: Json = {
         str(status): _response(status, [Problem]) for status in sorted({*endpoint.problems, *everywhere, 400})
     }
-    responses.update({str(status): _response(status, answer) for status, answer in endpoint.answers.items()})
+    responses.update(
+        {str(status): _response(status, answer, endpoint.text) for status, answer in endpoint.answers.items()}
+    )
     operation["responses"] = dict(sorted(responses.items()))
     return operation
 
@@ -122,8 +124,10 @@ def _one_of(structs: Sequence[type]) -> Json:
     return references[0] if len(references) == 1 else {"anyOf": references}
 
 
-def _response(status: int, structs: Sequence[type]) -> Json:
+def _response(status: int, structs: Sequence[type], text: str | None = None) -> Json:
     response: Json = {"description": _PHRASES[status]}
+    if text:
+        response["content"] = {text: {"schema": {"type": "string"}}}
     if structs:
         response["content"] = {"application/json": {"schema": _one_of(structs)}}
     return response

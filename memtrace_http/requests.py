@@ -13,6 +13,7 @@ from litestar import Request
 from memtrace_core import Services
 from memtrace_core.errors import InvalidInput
 from memtrace_core.model import Principal
+from memtrace_http.metrics import Metrics
 from memtrace_http.problems import Refusal, undecodable
 
 MAX_BODY_BYTES = 16 << 20
@@ -25,11 +26,14 @@ _DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _SERVICES = "memtrace_services"
 _READ_TIMEOUT = "memtrace_read_timeout"
 _SHOW_ORGS = "memtrace_show_orgs"
+_METRICS = "memtrace_metrics"
 
 
-def app_state(services: Services, read_timeout: float, *, show_orgs: bool) -> dict[str, object]:
+def app_state(
+    services: Services, read_timeout: float, *, show_orgs: bool, metrics: Metrics | None
+) -> dict[str, object]:
     """Return what the app must carry for the functions of this module."""
-    return {_SERVICES: services, _READ_TIMEOUT: read_timeout, _SHOW_ORGS: show_orgs}
+    return {_SERVICES: services, _READ_TIMEOUT: read_timeout, _SHOW_ORGS: show_orgs, _METRICS: metrics}
 
 
 def shows_orgs(request: HttpRequest) -> bool:
@@ -42,6 +46,13 @@ def services_of(request: HttpRequest) -> Services:
     services = request.app.state[_SERVICES]
     assert isinstance(services, Services)  # noqa: S101 - for the type checker; `create_app` has put it there
     return services
+
+
+def metrics_of(request: HttpRequest) -> Metrics:
+    """Return the figures that the app was made with."""
+    metrics = request.app.state[_METRICS]
+    assert isinstance(metrics, Metrics)  # noqa: S101 - for the type checker; the route is only there with them
+    return metrics
 
 
 async def read_body(request: HttpRequest) -> bytes:

@@ -193,10 +193,18 @@ def backlogs(connection: apsw.Connection) -> list[OrgBacklog]:
                 delivered=states[DELIVERED],
                 set_aside=states[SET_ASIDE],
                 oldest=None if oldest is None else from_us(oldest),
+                oldest_pending=_oldest_pending(connection, org_id),
                 pending_bytes=pending_bytes,
             )
         )
     return found
+
+
+def _oldest_pending(connection: apsw.Connection, org_id: str) -> datetime | None:
+    # Times and keys rise together.
+    first = min((seq for _, seq in _heads(connection, org_id)), default=None)
+    found = connection.execute("SELECT time FROM journal WHERE seq = ?", (first,)).fetchone()
+    return from_us(found[0]) if found else None
 
 
 def entries(

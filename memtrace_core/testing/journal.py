@@ -237,6 +237,9 @@ class InMemoryJournal:
             delivered=states.count(EntryState.DELIVERED),
             set_aside=states.count(EntryState.SET_ASIDE),
             oldest=min((entry.memory.time for entry in held if entry.answer is None), default=None),
+            oldest_pending=min(
+                (entry.memory.time for entry in held if entry.state is EntryState.PENDING), default=None
+            ),
             pending_bytes=sum(_size(entry.memory) for entry in held if entry.state is EntryState.PENDING),
         )
 

@@ -1,7 +1,10 @@
 """The routes: each parses, calls one service, and returns."""
 
-from memtrace_http.routes import agents, health, memories, openapi, sessions
+from memtrace_http.routes import agents, health, memories, metrics, openapi, sessions
 
 HANDLERS = [*memories.HANDLERS, *agents.HANDLERS, *sessions.HANDLERS, *health.HANDLERS, *openapi.HANDLERS]
 
-__all__ = ["HANDLERS"]
+METRICS = metrics.HANDLERS
+"""Only for an app that has figures."""
+
+__all__ = ["HANDLERS", "METRICS"]

@@ -95,15 +95,15 @@ def test_entries_of_one_state_come_in_pages(journal_harness, state):
 
 
 def test_backlogs_count_org_by_org(journal_harness):
-    """Each state, the oldest that is not set aside, and what waits in bytes; orgs without any are left out."""
+    """Each state, the oldest in line and of those that wait, what waits in bytes; orgs without any are left out."""
 
     async def use(held):
         assert await held.journal.backlogs() == []
-        _, delivered, _ = await in_three_states(held)
+        _, delivered, pending = await in_three_states(held)
         other = await held.journal.append(OTHER_ARC, [draft("foreign")])
         one, two = sorted(await held.journal.backlogs(), key=lambda each: each.org_id != ORG)
         assert (one.org_id, one.pending, one.delivered, one.set_aside) == (ORG, 1, 1, 1)
-        assert one.oldest == delivered.time
+        assert (one.oldest, one.oldest_pending) == (delivered.time, pending.time)
         assert one.pending_bytes > 0
         assert (two.org_id, two.pending, two.oldest) == (OTHER_ORG, 1, other[0].time)
         await deliver(held)
@@ -111,6 +111,7 @@ def test_backlogs_count_org_by_org(journal_harness):
         await held.journal.drop(ORG, [each.memory.memory_id for each in await entries(held, EntryState.DELIVERED)])
         (left,) = await held.journal.backlogs()
         assert (left.set_aside, left.pending, left.oldest, left.pending_bytes) == (1, 0, None, 0)
+        assert left.oldest_pending is None
 
     with_journal(journal_harness, use)
 

@@ -120,6 +120,19 @@ def test_a_model_is_told_of_every_tool_and_argument(server: Server) -> None:
     use(server.url, None, look)
 
 
+def test_recall_looks_back_as_far_as_the_published_client(server: Server) -> None:
+    """By default: the last 24 hours, the newest hundred first."""
+
+    async def look(client: Client) -> None:
+        recall = next(tool for tool in (await client.list_tools()).tools if tool.name == "memtrace_recall")
+        defaults = {
+            name: recall.input_schema["properties"][name]["default"] for name in ("since", "limit", "order")
+        }
+        assert defaults == {"since": "24h", "limit": 100, "order": "desc"}
+
+    use(server.url, None, look)
+
+
 def test_answers_are_those_of_the_published_client(server: Server, tenant: Tenant) -> None:
     """Recall, with its defaults, and decide give and store what the published client's methods do."""
     with Memtrace(server.url, tenant.key) as published:

@@ -30,6 +30,7 @@ ROUTES = {
     ("POST", "/api/v1/sessions/{session_id}/context"): READ,
     ("GET", "/health"): None,
     ("GET", "/ready"): None,
+    ("GET", "/metrics"): None,
 }
 
 Json = dict[str, Any]

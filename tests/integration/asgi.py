@@ -91,16 +91,16 @@ class Client:
 
 
 @asynccontextmanager
-async def served(*, options=None, log=no_log, arc=True, **others):
+async def served(*, options=None, log=no_log, arc=True, metrics=None, **others):
     """Run the app over in-memory adapters, with an org, its embedded store and an admin's key."""
-    services = in_memory(**others)
+    services = in_memory(**others, **({"meter": metrics.counting} if metrics else {}))
     if arc:
         await bound(services, embedded_instance(ORG))
     else:
         from builders import org
 
         await services.repo.create_org(org(ORG))
-    app = create_app(services, options, log)
+    app = create_app(services, options, log, metrics)
     async with lifespan(app):
         _, secret = await services.tenants.create_key(ORG, "admin", Permission.ADMIN)
         yield Client(app, services, secret)

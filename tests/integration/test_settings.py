@@ -41,6 +41,9 @@ TABLE = [
     ("limits", "requests_per_second", 0.0, 2.5, ("-1", "fast", "1000001", "")),
     ("limits", "burst", 20, 100, ("0", "1.5", "many", "")),
     ("limits", "in_flight", 0, 64, ("-1", "1.5", "")),
+    ("metrics", "enabled", True, False, ("maybe", "", 2)),
+    ("metrics", "per_org", False, True, ("maybe", "", 2)),
+    ("metrics", "token", None, "metrics-secret", ("",)),
     ("arc", "database", None, "memory", ("",)),
     ("arc", "measurement", None, "events", ("",)),
 ]
@@ -145,7 +148,7 @@ def test_a_bad_value_in_the_file_is_named_with_what_is_expected(section, key, va
     message = message_of()
     assert message.startswith(f"memtrace.toml: {section}.{key} is ")
     assert ", expected " in message
-    shown = "a hidden value" if key == "api_key" else toml(value).replace('"', "'")
+    shown = "a hidden value" if key in ("api_key", "token") else toml(value).replace('"', "'")
     assert f" is {shown}, expected" in message
 
 
@@ -157,7 +160,7 @@ def test_a_bad_value_in_a_variable_is_named_with_what_is_expected(section, key, 
     if isinstance(value, bool):
         text = "yes please"
     message = message_of({variable(section, key): text})
-    shown = "a hidden value" if key == "api_key" else repr(text)
+    shown = "a hidden value" if key in ("api_key", "token") else repr(text)
     assert message.startswith(f"{variable(section, key)} is {shown}, expected ")
 
 

@@ -1,0 +1,116 @@
+"""`/metrics` as Prometheus reads it: all figures together, those of orgs only for who may see them."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from memtrace_core import Services
+from memtrace_http.metrics import figures
+from memtrace_http.metrics.counting import Counting
+from memtrace_http.metrics.figures import ORG_PREFIX
+from memtrace_http.metrics.standing import Standing, StandingReader, families
+
+
+class Everybody:
+    """Contains every org."""
+
+    def __contains__(self, org_id: object) -> bool:
+        """Return True."""
+        return True
+
+
+class Metrics:
+    """The figures of one process, or of all that share a folder.
+
+    Give `counting` to `build_services` as its meter, and this to `create_app`.
+
+    Args:
+        per_org: whether there are figures by org, for who may see them.
+        token: who brings it may see those of all orgs.
+        journal_limit: the most bytes that may wait for delivery, to be told beside how many do.
+        shared: the folder in which processes share what they count, as PROMETHEUS_MULTIPROC_DIR names it.
+    """
+
+    def __init__(
+        self,
+        *,
+        per_org: bool = False,
+        token: str | None = None,
+        journal_limit: int | None = None,
+        shared: Path | None = None,
+    ) -> None:
+        self.per_org = per_org
+        self.token = token
+        self.counting = Counting(per_org=per_org)
+        self._journal_limit = journal_limit
+        self._shared = shared
+        self._reader: StandingReader | None = None
+        self._process = CollectorRegistry()
+        if shared is None:
+            ProcessCollector(registry=self._process)
+            PlatformCollector(registry=self._process)
+            GCCollector(registry=self._process)
+
+    async def exposition(self, services: Services, accept: str, orgs: Container[str]) -> tuple[bytes, str]:
+        """Return all figures, and their media type; by org only those of `orgs`.
+
+        Args:
+            services: are asked how things stand.
+            accept: the media types that the caller reads.
+            orgs: whose figures the caller may see.
+        """
+        if self._reader is None:
+            self._reader = StandingReader(services)
+        standing = await self._reader.read()
+        encode, media_type = choose_encoder(accept)
+        return encode(_Shown(self._families(standing), orgs)), media_type
+
+    def _families(self, standing: Standing) -> Iterator[Metric]:
+        yield from self._counted().collect()
+        yield from families(standing, per_org=self.per_org)
+        if self._journal_limit is not None:
+            limit = figures.JOURNAL_LIMIT_BYTES
+            yield GaugeMetricFamily(limit.name, limit.help, self._journal_limit)
+        build = GaugeMetricFamily(figures.BUILD.name, figures.BUILD.help, labels=figures.BUILD.labels)
+        build.add_metric([_version()], 1)
+        yield build
+        yield from self._process.collect()
+
+    def _counted(self) -> CollectorRegistry:
+        if self._shared is None:
+            return self.counting.registry
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(self._shared))  # type: ignore[no-untyped-call]  # the library's gap
+        return registry
+
+
+class _Shown:
+    """What `prometheus_client` encodes: families, without the samples of orgs that are not to be seen."""
+
+    def __init__(self, found: Iterable[Metric], orgs: Container[str]) -> None:
+        self._found = found
+        self._orgs = orgs
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._found:
+            # When a family was first seen is a figure of the library's own, beside each.
+            family.samples = [one for one in family.samples if not one.name.endswith("_created")]
+            if family.name.startswith(ORG_PREFIX):
+                family.samples = [one for one in family.samples if one.labels["org"] in self._orgs]
+                if not family.samples:
+                    continue
+            yield family
+
+
+def _version() -> str:
+    try:
+        return version("memtrace")
+    except PackageNotFoundError:
+        return "0"
