@@ -6,8 +6,6 @@ they share when they import it.
 
 from __future__ import annotations
 
-import re
-
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from memtrace_core.meter import Operation
@@ -18,7 +16,6 @@ from memtrace_http.metrics.figures import Figure
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 # Whatever else a caller writes in the place of the method is no label.
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_TYPED_PARAMETER = re.compile(r"{(\w+):\w+}")
 
 
 class Counting:
@@ -52,8 +49,7 @@ class Counting:
             child = self._request[key]
         except KeyError:
             method = method if method in _METHODS else "other"
-            shown = _TYPED_PARAMETER.sub(r"{\1}", route) if route else "none"
-            child = self._requests.labels(method, shown, str(status))
+            child = self._requests.labels(method, route or "none", str(status))
             # What has no route has as many methods as callers think of.
             if route:
                 self._request[key] = child

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from builders import ORG, OTHER_ORG, START, draft
+from builders import ORG, OTHER_ORG, START, draft, instance
 from contracts.test_journal import (
     ARC,
     COUNT,
@@ -112,6 +112,19 @@ def test_backlogs_count_org_by_org(journal_harness):
         (left,) = await held.journal.backlogs()
         assert (left.set_aside, left.pending, left.oldest, left.pending_bytes) == (1, 0, None, 0)
         assert left.oldest_pending is None
+
+    with_journal(journal_harness, use)
+
+
+def test_the_oldest_that_waits_is_the_oldest_for_any_instance(journal_harness):
+    """Of memories for a former instance and for the present one, the first of all counts."""
+
+    async def use(held):
+        former, present = instance(ORG, id="arc_z"), instance(ORG, id="arc_a")
+        first = (await held.journal.append(former, [draft("one")]))[0]
+        await held.journal.append(present, [draft("two")])
+        (backlog,) = await held.journal.backlogs()
+        assert backlog.oldest_pending == first.time
 
     with_journal(journal_harness, use)
 
