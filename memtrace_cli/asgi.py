@@ -16,6 +16,7 @@ from memtrace_cli.composition import compose
 from memtrace_cli.logs import configure_logs, request_log
 from memtrace_cli.secrets import vault
 from memtrace_cli.settings import Settings, load_settings
+from memtrace_cli.tracing import tracing_of
 from memtrace_core import Services
 from memtrace_http import Edge, HttpOptions, Metrics, create_app
 from memtrace_sqlite import Mode
@@ -62,5 +63,6 @@ def app_of(
         drain_within=timedelta(seconds=settings.server.shutdown_timeout),
         before=before,
         show_orgs=settings.server.health_detail == "full",
+        plugins=tuple(tracing_of(settings)),
     )
     return create_app(services, options, request_log(), metrics)

@@ -55,6 +55,7 @@ def request_log() -> RequestLog:
         org_id: str | None,
         request_id: str,
         client: str | None,
+        trace_id: str | None,
     ) -> None:
         fields: dict[str, object] = {
             "method": method,
@@ -67,6 +68,8 @@ def request_log() -> RequestLog:
         fields["request_id"] = request_id
         if client is not None:
             fields["client"] = client
+        if trace_id is not None:
+            fields["trace_id"] = trace_id
         logger.bind(**fields).info("request")
 
     return log

@@ -135,6 +135,12 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     token: Text | None = None
 
 
+class Tracing(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether requests are traced; OpenTelemetry's own variables say where the traces go."""
+
+    enabled: Flag = False
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings, each from the environment, the file, or its default."""
 
@@ -146,6 +152,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     journal: Journal = Journal()
     limits: Limits = Limits()
     metrics: Metrics = Metrics()
+    tracing: Tracing = Tracing()
 
     @property
     def database_file(self) -> Path:

@@ -10,6 +10,7 @@ import msgspec
 from litestar import Litestar
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
+from litestar.plugins import InitPlugin
 
 from memtrace_core import MemtraceError, Services
 from memtrace_http.edge import Edge, RequestLog, no_log
@@ -26,12 +27,14 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     `read_timeout` is how long a body may take to arrive, `drain_within` how long the last deliveries may take at
     the end. `before` runs before the services start. `show_orgs` lets `/health` and `/ready` name the orgs.
+    `plugins` are Litestar's, such as those of `memtrace_http.tracing`.
     """
 
     read_timeout: timedelta = timedelta(seconds=30)
     drain_within: timedelta = timedelta(seconds=10)
     before: Callable[[], Awaitable[None]] | None = None
     show_orgs: bool = True
+    plugins: tuple[InitPlugin, ...] = ()
 
 
 def create_app(
@@ -75,6 +78,7 @@ def create_app(
                 metrics=metrics,
             )
         ),
+        plugins=list(options.plugins),
         openapi_config=None,
         logging_config=None,
     )

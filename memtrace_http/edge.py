@@ -1,4 +1,4 @@
-"""The outermost layer of the app: request ids, the request log, and paths with encoded slashes."""
+"""The outermost layer of the app: request and trace ids, the request log, and paths with encoded slashes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from memtrace_core.model import Principal
 from memtrace_http.problems import REQUEST_ID
 
-RequestLog = Callable[[str, str, int, float, str | None, str, str | None], None]
-"""Called after each request with method, path, status, seconds, org id, request id, the client's address."""
+RequestLog = Callable[[str, str, int, float, str | None, str, str | None, str | None], None]
+"""Called after each request: method, path, status, seconds, org id, request id, client's address, trace id."""
 Observer = Callable[[str, str | None, int, float], None]
 """Called after each request with method, route template (None if there is none), status, seconds."""
 
@@ -26,9 +26,16 @@ _ENCODED_SLASH = re.compile(b"%2f", re.IGNORECASE)
 # Behind this every slash is part of the reference: a dedup key may be a URL.
 _REFERENCE_PATH = b"/api/v1/memories/"
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+# https://www.w3.org/TR/trace-context: behind what version 00 says, a later one may say more.
+_TRACEPARENT = re.compile(
+    rb"(?:(00)|(?!00|ff)[0-9a-f]{2})-(?P<trace_id>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?(1)|(?:-.*)?)"
+)
 _STATUS_CLIENT_LEFT = 499
 # Answers hold a tenant's data: nobody on the way keeps them, and no browser takes them for something else.
 _HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+
+TRACE_ID = "memtrace.trace_id"
+"""In a request's scope: the trace it belongs to, if somebody traces."""
 
 LEAVE = "memtrace.leave"
 """In a request's scope: what is to be called when the request has ended."""
@@ -56,7 +63,7 @@ class Edge:
     async def _serve(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         status = _STATUS_CLIENT_LEFT
-        request_id = _request_id(scope)
+        request_id, trace_id = _ids(scope)
         cast(dict[str, object], scope)[REQUEST_ID] = request_id
         raw_path = scope.get("raw_path")
         if raw_path and (_ENCODED_SLASH.search(raw_path) or _REFERENCE_PATH in raw_path):
@@ -83,7 +90,9 @@ class Edge:
             client = scope.get("client")
             address = client[0] if client else None
             self._observe(scope["method"], scope.get("path_template"), status, seconds)
-            self._log(scope["method"], path_text(scope["path"]), status, seconds, org_id, request_id, address)
+            trace_id = cast(dict[str, str | None], scope).get(TRACE_ID, trace_id)
+            path = path_text(scope["path"])
+            self._log(scope["method"], path, status, seconds, org_id, request_id, address, trace_id)
 
 
 def path_text(text: str) -> str:
@@ -98,8 +107,12 @@ def _path(raw_path: bytes) -> str:
     return path + unquote(reference.decode("latin-1")).replace("/", _INNER_SLASH)
 
 
-def _request_id(scope: HTTPScope) -> str:
+def _ids(scope: HTTPScope) -> tuple[str, str | None]:
+    """Return the id of a request, the caller's if it is a sane one, and of the caller's trace, if it names one."""
+    request_id = trace_id = None
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _SANE_REQUEST_ID.fullmatch(value):
-            return value.decode()
-    return secrets.token_hex(8)
+            request_id = request_id or value.decode()
+        elif name == b"traceparent" and (parent := _TRACEPARENT.fullmatch(value)):
+            trace_id = parent["trace_id"].decode()
+    return request_id or secrets.token_hex(8), trace_id

@@ -62,7 +62,39 @@ def test_the_request_log_hears_of_every_request_once():
     ]
     assert heard[1][5] == "mine"
     assert all(0 <= seconds < 60 for _, _, _, seconds, *_ in heard)
-    assert [address for *_, address in heard] == ["127.0.0.1"] * 5
+    assert [said[6] for said in heard] == ["127.0.0.1"] * 5
+
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "trace_id"),
+    [
+        (f"00-{TRACE}-{PARENT}-01", TRACE),
+        (f"00-{TRACE}-{PARENT}-00", TRACE),
+        (f"cc-{TRACE}-{PARENT}-01", TRACE),
+        (f"cc-{TRACE}-{PARENT}-01-what-comes-later", TRACE),
+        (f"00-{TRACE}-{PARENT}-01-what-comes-later", None),
+        (f"ff-{TRACE}-{PARENT}-01", None),
+        (f"00-{'0' * 32}-{PARENT}-01", None),
+        (f"00-{TRACE}-{'0' * 16}-01", None),
+        (f"00-{TRACE.upper()}-{PARENT}-01", None),
+        (f"00-{TRACE[1:]}-{PARENT}-01", None),
+        (f"00-{TRACE}-{PARENT}", None),
+        ("", None),
+    ],
+)
+def test_a_request_is_logged_with_the_trace_that_its_caller_names(traceparent, trace_id):
+    """A valid `traceparent` gives the log line its trace id; any other is as good as none."""
+    heard = []
+
+    @with_client(log=lambda *said: heard.append(said))
+    async def _(client):
+        await client.get("/health", headers={"traceparent": traceparent})
+        await client.get("/health")
+
+    assert [said[7] for said in heard] == [trace_id, None]
 
 
 def test_a_dedup_key_with_slashes_is_found_encoded_or_not():

@@ -259,12 +259,12 @@ def test_libraries_are_quiet_about_their_routine(logs, name):
 
 
 @forms
-def test_the_request_log_tells_method_path_status_latency_org_id_and_client(logs, form):
-    """One line a request, with fields that a program can use; without an org or a client there is no such field."""
+def test_the_request_log_tells_method_path_status_latency_org_client_and_ids(logs, form):
+    """One line a request, with fields that a program can use; what is not known has no field."""
     captured = logs(form)
     log = request_log()
-    log("GET", "/api/v1/memories/a b", 200, 0.01234, "org_a", "req-1", "2001:db8::7")
-    log("GET", "/nowhere", 404, 0.5, None, "req-2", None)
+    log("GET", "/api/v1/memories/a b", 200, 0.01234, "org_a", "req-1", "2001:db8::7", "4bf9")
+    log("GET", "/nowhere", 404, 0.5, None, "req-2", None, None)
     first, second = lines(captured)
     if form == "json":
         event = json.loads(first)
@@ -279,11 +279,12 @@ def test_the_request_log_tells_method_path_status_latency_org_id_and_client(logs
             "org": "org_a",
             "request_id": "req-1",
             "client": "2001:db8::7",
+            "trace_id": "4bf9",
         }
-        assert "org" not in json.loads(second)
+        assert not {"org", "client", "trace_id"} & set(json.loads(second))
     else:
         fields = 'method=GET path="/api/v1/memories/a b" status=200 latency_ms=12.34 org=org_a request_id=req-1'
-        assert first.endswith(f" INF request {fields} client=2001:db8::7")
+        assert first.endswith(f" INF request {fields} client=2001:db8::7 trace_id=4bf9")
         assert second.endswith(" INF request method=GET path=/nowhere status=404 latency_ms=500.0 request_id=req-2")
 
 

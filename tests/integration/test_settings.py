@@ -44,6 +44,7 @@ TABLE = [
     ("metrics", "enabled", True, False, ("maybe", "", 2)),
     ("metrics", "per_org", False, True, ("maybe", "", 2)),
     ("metrics", "token", None, "metrics-secret", ("",)),
+    ("tracing", "enabled", False, True, ("maybe", "", 2)),
     ("arc", "database", None, "memory", ("",)),
     ("arc", "measurement", None, "events", ("",)),
 ]
