@@ -63,7 +63,7 @@ def create_app(
     app = Litestar(
         # OPTIONS comes first: to a path that has none yet, the framework adds one of its own.
         route_handlers=[*options_of(handlers), *handlers],
-        guards=[Guard(services)],
+        before_request=Guard(services),
         exception_handlers={
             MemtraceError: on_memtrace_error,
             HTTPException: on_http_exception,

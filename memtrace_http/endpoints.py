@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from litestar.handlers import HTTPRouteHandler
+from litestar.handlers import BaseRouteHandler
 
 from memtrace_core.model import Permission
 
@@ -39,7 +39,7 @@ def declare(endpoint: Endpoint) -> dict[str, Endpoint]:
     return {_OPT: endpoint}
 
 
-def endpoint_of(handler: HTTPRouteHandler) -> Endpoint | None:
+def endpoint_of(handler: BaseRouteHandler) -> Endpoint | None:
     """Return what a route declares; None for a route of the framework."""
     found = handler.opt.get(_OPT)
     return found if isinstance(found, Endpoint) else None
