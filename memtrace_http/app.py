@@ -15,6 +15,7 @@ from litestar.plugins import InitPlugin
 from memtrace_core import MemtraceError, Services
 from memtrace_http.edge import Edge, RequestLog, no_log
 from memtrace_http.guards import Guard
+from memtrace_http.json_response import JsonResponse
 from memtrace_http.metrics import Metrics
 from memtrace_http.problems import on_exception, on_http_exception, on_memtrace_error
 from memtrace_http.requests import app_state
@@ -64,6 +65,7 @@ def create_app(
         # OPTIONS comes first: to a path that has none yet, the framework adds one of its own.
         route_handlers=[*options_of(handlers), *handlers],
         before_request=Guard(services),
+        response_class=JsonResponse,
         exception_handlers={
             MemtraceError: on_memtrace_error,
             HTTPException: on_http_exception,
