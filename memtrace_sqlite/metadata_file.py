@@ -53,20 +53,35 @@ class MetadataFile:
             self._connection.close()
             raise
         self._seen: tuple[object, int] = (None, 0)
+        self._looked = False
         self._presence = Presence(path)
         self._file_presence = Presence(path, ("",), every=LOOK_SECONDS)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metadata")
         self._closed = False
 
     def version(self) -> int:
-        """Return the version of orgs, instances and keys, in about two microseconds when nothing changed."""
+        """Return the version of orgs, instances and keys, in microseconds when nothing changed.
+
+        One look is enough for a turn of the event loop: whatever asks until the loop comes to what is scheduled
+        from now on had been received before the look, or waits for a change that was made before it.
+        """
+        if self._looked:
+            return self._seen[1]
+        self._look()
+        self._looked = True
+        asyncio.get_running_loop().call_soon(self._look_again)
+        return self._seen[1]
+
+    def _look_again(self) -> None:
+        self._looked = False
+
+    def _look(self) -> None:
         self._file_presence.check()
         with reporting(self._path):
             data_version = self._watch.pragma("data_version")
             if data_version != self._seen[0]:
                 ((version,),) = self._watch.execute("SELECT version FROM config_version")
                 self._seen = (data_version, version)
-        return self._seen[1]
 
     def known_journals(self) -> set[str]:
         """Return the node ids of the journals that have belonged to this database."""

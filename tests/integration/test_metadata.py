@@ -107,6 +107,20 @@ def test_the_version_stands_still_when_agents_or_sessions_change(tmp_path, chang
         assert server.version() == before
 
 
+def test_one_look_at_the_version_serves_a_turn_of_the_loop_and_no_longer(tmp_path):
+    """Requests that were there before the look share it; what the loop begins after it sees another's commit."""
+
+    @scenario(tmp_path / "memtrace.db")
+    async def _(server):
+        await furnished(server)
+        before = server.version()
+        other = apsw.Connection(str(tmp_path / "memtrace.db"))
+        other.execute("UPDATE orgs SET name = 'committed'")
+        assert server.version() == before
+        await asyncio.sleep(0)
+        assert server.version() != before
+
+
 def test_the_version_is_asked_without_waiting_for_a_writer(tmp_path):
     """While another process holds the write lock, looking at the version and reading go on."""
 
