@@ -13,12 +13,12 @@ from pathlib import Path
 
 from memtrace_cli.bootstrap import bootstrap
 from memtrace_cli.composition import compose
-from memtrace_cli.logs import configure_logs, request_log
+from memtrace_cli.logs import configure_logs
 from memtrace_cli.secrets import vault
 from memtrace_cli.settings import Settings, load_settings
 from memtrace_cli.tracing import tracing_of
 from memtrace_core import Services
-from memtrace_http import Edge, HttpOptions, Metrics, create_app
+from memtrace_http import Edge, HttpOptions, Metrics, RequestLog, create_app
 from memtrace_sqlite import Mode
 
 
@@ -29,12 +29,12 @@ def create() -> Edge:
         MemtraceError: a setting, the master key or a database cannot be used.
     """
     loaded = load_settings(None, os.environ)
-    configure_logs(loaded.settings.log.level, loaded.settings.log.format)
+    log = configure_logs(loaded.settings.log.level, loaded.settings.log.format)
     metrics = metrics_of(loaded.settings)
     services = compose(
         loaded.settings, vault(os.environ), Mode.MIGRATE, meter=metrics.counting if metrics else None
     )
-    return app_of(services, loaded.settings, metrics, before=lambda: bootstrap(services, loaded.settings))
+    return app_of(services, loaded.settings, log, metrics, before=lambda: bootstrap(services, loaded.settings))
 
 
 def metrics_of(settings: Settings) -> Metrics | None:
@@ -54,6 +54,7 @@ def metrics_of(settings: Settings) -> Metrics | None:
 def app_of(
     services: Services,
     settings: Settings,
+    log: RequestLog,
     metrics: Metrics | None = None,
     before: Callable[[], Awaitable[None]] | None = None,
 ) -> Edge:
@@ -65,4 +66,4 @@ def app_of(
         show_orgs=settings.server.health_detail == "full",
         plugins=tuple(tracing_of(settings)),
     )
-    return create_app(services, options, request_log(), metrics)
+    return create_app(services, options, log, metrics)

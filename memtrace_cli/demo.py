@@ -15,21 +15,24 @@ from memtrace_cli.dev import LOOPBACK, dev_setup
 from memtrace_cli.logs import configure_logs
 from memtrace_cli.server import Server, address_of, bound_socket
 from memtrace_core.errors import MemtraceError
+from memtrace_http import RequestLog
 
 AGENT = "web_crawler"
 
 
 def demo() -> int:
     """Play the story, and return the exit code."""
-    configure_logs("error", "console")
-    return uvloop.run(_demo())
+    log = configure_logs("error", "console")
+    return uvloop.run(_demo(log))
 
 
-async def _demo() -> int:
+async def _demo(log: RequestLog) -> int:
     bound = bound_socket(LOOPBACK, 0)
     started = asyncio.Event()
     async with dev_setup(0) as setup:
-        server = Server(app_of(setup.services, setup.settings, setup.metrics), setup.settings.server, started.set)
+        server = Server(
+            app_of(setup.services, setup.settings, log, setup.metrics), setup.settings.server, started.set
+        )
         serving = asyncio.create_task(server.serve([bound]))
         try:
             await _first(started.wait(), serving)

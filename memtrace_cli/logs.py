@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
 import traceback
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import msgspec
 from loguru import logger
 
+from memtrace_cli.log_lines import LEVELS, Lines, Render, as_json, console
 from memtrace_http import RequestLog
+from memtrace_http.edge import no_log
 
 if TYPE_CHECKING:
     from loguru import Record
 
 _LEVELS = {"debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR"}
-_SHORT = {"DEBUG": "DBG", "INFO": "INF", "WARNING": "WRN", "ERROR": "ERR", "CRITICAL": "ERR"}
-_NAMES = {full: name for name, full in _LEVELS.items()} | {"CRITICAL": "error"}
 
 # What our own log calls say besides the sentence.
 _EXTRAS = ("org", "failures", "hint", "request_id")
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+.,:;/@*%()[]{}!?<>#&$~|^'")
 
 
-def configure_logs(level: str, form: str) -> None:
-    """Send all logs, the libraries' too, to stderr in one form."""
+def configure_logs(level: str, form: str) -> RequestLog:
+    """Send all logs, the libraries' too, to stderr in one form; return what the HTTP app calls after a request."""
+    lines = Lines()
     logger.remove()
-    render = _json if form == "json" else _console
     logger.add(
-        lambda message: _write(render(message.record)),
+        lambda message: lines.write(_line(message.record, form)),
         level=_LEVELS[level],
         # A variable's value may be a secret.
         diagnose=False,
@@ -42,10 +38,11 @@ def configure_logs(level: str, form: str) -> None:
     # uvicorn's own tale of starting and stopping is told by `serve`.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    return _request_log(lines, as_json if form == "json" else console) if level in ("debug", "info") else no_log
 
 
-def request_log() -> RequestLog:
-    """Return what the HTTP app calls after each request."""
+def _request_log(lines: Lines, render: Render) -> RequestLog:
+    """Return what logs requests without loguru, whose record of one costs as much as to check its API key."""
 
     def log(
         method: str,
@@ -70,7 +67,7 @@ def request_log() -> RequestLog:
             fields["client"] = client
         if trace_id is not None:
             fields["trace_id"] = trace_id
-        logger.bind(**fields).info("request")
+        lines.write_soon(render(datetime.now(UTC), "INFO", "request", fields))
 
     return log
 
@@ -80,31 +77,17 @@ class _Bridge(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         extras = {name: getattr(record, name) for name in _EXTRAS if hasattr(record, name)}
-        level = record.levelname if record.levelname in _SHORT else "INFO"
+        level = record.levelname if record.levelname in LEVELS else "INFO"
         logger.opt(exception=record.exc_info).bind(**extras).log(level, "{}", record.getMessage())
 
 
-def _console(record: Record) -> str:
-    fields = "".join(f" {name}={_value(value)}" for name, value in record["extra"].items())
-    time = record["time"].astimezone().isoformat(timespec="seconds")
-    line = f"{time} {_SHORT[record['level'].name]} {_one_line(record['message'])}{fields}"
+def _line(record: Record, form: str) -> str:
+    time, level, message, fields = record["time"], record["level"].name, record["message"], record["extra"]
     trace = _trace(record)
+    if form == "json":
+        return as_json(time, level, message, {**fields, "exception": trace} if trace else fields)
+    line = console(time, level, message, fields)
     return f"{line}\n{trace}" if trace else line
-
-
-def _json(record: Record) -> str:
-    event: dict[str, object] = {
-        "time": f"{record['time'].astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
-        "level": _NAMES[record["level"].name],
-        "message": record["message"],
-        **record["extra"],
-    }
-    if trace := _trace(record):
-        event["exception"] = trace
-    try:
-        return msgspec.json.encode(event, enc_hook=str).decode()
-    except ValueError:  # a lone surrogate, which JSON cannot hold
-        return msgspec.json.encode({name: _escaped(value) for name, value in event.items()}, enc_hook=str).decode()
 
 
 def _trace(record: Record) -> str:
@@ -112,34 +95,3 @@ def _trace(record: Record) -> str:
     if error is None or error.value is None:
         return ""
     return "".join(traceback.format_exception(error.type, error.value, error.traceback)).rstrip()
-
-
-def _value(value: object) -> str:
-    text = _encodable(str(value))
-    if text and _PLAIN.issuperset(text):
-        return text
-    return _harmless(msgspec.json.encode(text).decode())
-
-
-def _escaped(value: object) -> object:
-    return _encodable(value) if isinstance(value, str) else value
-
-
-def _encodable(text: str) -> str:
-    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
-
-
-def _one_line(text: str) -> str:
-    return _harmless(" ".join(text.splitlines()))
-
-
-def _harmless(text: str) -> str:
-    """Escape what a terminal would act upon, or cannot show."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
-
-
-def _write(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()

@@ -18,6 +18,7 @@ from memtrace_cli.secrets import vault
 from memtrace_cli.server import Server, address_of, bound_socket, raise_open_files
 from memtrace_cli.settings import Settings
 from memtrace_cli.tls import certificate_of
+from memtrace_http import RequestLog
 from memtrace_sqlite import EnvelopeVault, Mode
 
 DEV_PORT = 9100
@@ -27,10 +28,10 @@ _LOCAL = (LOOPBACK, "::1", "localhost")
 def serve(*, new_journal: bool = False) -> int:
     """Run the server of the settings until it is told to stop, and return the exit code."""
     loaded = load()
-    configure_logs(loaded.settings.log.level, loaded.settings.log.format)
+    log = configure_logs(loaded.settings.log.level, loaded.settings.log.format)
     for warning in loaded.warnings:
         logger.warning(output.one_line(warning))
-    return uvloop.run(_serve(loaded.settings, vault(os.environ), new_journal=new_journal))
+    return uvloop.run(_serve(loaded.settings, vault(os.environ), log, new_journal=new_journal))
 
 
 def serve_dev(port: int | None) -> int:
@@ -38,7 +39,7 @@ def serve_dev(port: int | None) -> int:
     return uvloop.run(_serve_dev(DEV_PORT if port is None else port))
 
 
-async def _serve(settings: Settings, key: EnvelopeVault, *, new_journal: bool) -> int:
+async def _serve(settings: Settings, key: EnvelopeVault, log: RequestLog, *, new_journal: bool) -> int:
     raise_open_files()
     certificate = certificate_of(settings.server)
     bound = bound_socket(settings.server.host, settings.server.port)
@@ -61,7 +62,7 @@ async def _serve(settings: Settings, key: EnvelopeVault, *, new_journal: bool) -
         await services.journal.pending_orgs()
         await services.journal.unconfirmed_orgs()
         server = Server(
-            app_of(services, settings, metrics),
+            app_of(services, settings, log, metrics),
             settings.server,
             on_started=started,
             certificate=certificate,
@@ -74,7 +75,7 @@ async def _serve(settings: Settings, key: EnvelopeVault, *, new_journal: bool) -
 
 
 async def _serve_dev(port: int) -> int:
-    configure_logs("warn", "console")
+    log = configure_logs("warn", "console")
     bound = bound_socket(LOOPBACK, port)
     url = address_of(bound)
     async with dev_setup(port) as setup:
@@ -89,7 +90,6 @@ async def _serve_dev(port: int) -> int:
                 '-d \'{"agent_id":"me","content":"hello"}\''
             )
 
-        await Server(app_of(setup.services, setup.settings, setup.metrics), setup.settings.server, announce).serve(
-            [bound]
-        )
+        app = app_of(setup.services, setup.settings, log, setup.metrics)
+        await Server(app, setup.settings.server, announce).serve([bound])
     return output.DONE

@@ -1,3 +1,4 @@
+import asyncio
 import io
 import json
 import logging
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from loguru import logger
 
-from memtrace_cli.logs import configure_logs, request_log
+from memtrace_cli.logs import configure_logs
 
 forms = pytest.mark.parametrize("form", ["console", "json"])
 HOSTILE = [
@@ -49,7 +50,7 @@ def logs(monkeypatch):
     def configure(form, level="info"):
         captured = Capture()
         monkeypatch.setattr(sys, "stderr", captured)
-        configure_logs(level, form)
+        captured.log_request = configure_logs(level, form)
         return captured
 
     yield configure
@@ -262,7 +263,7 @@ def test_libraries_are_quiet_about_their_routine(logs, name):
 def test_the_request_log_tells_method_path_status_latency_org_client_and_ids(logs, form):
     """One line a request, with fields that a program can use; what is not known has no field."""
     captured = logs(form)
-    log = request_log()
+    log = captured.log_request
     log("GET", "/api/v1/memories/a b", 200, 0.01234, "org_a", "req-1", "2001:db8::7", "4bf9")
     log("GET", "/nowhere", 404, 0.5, None, "req-2", None, None)
     first, second = lines(captured)
@@ -295,3 +296,46 @@ def test_logs_go_to_stderr_and_nowhere_else(logs, capfd):
     logger.info("hello")
     assert len(lines(captured)) == 1
     assert capfd.readouterr() == ("", "")
+
+
+def test_requests_are_logged_once_a_turn_of_the_loop_and_in_order(logs):
+    """What a turn has answered is written together, before any later line, and nothing waits longer than that."""
+    captured = logs("json")
+    at_once = []
+
+    async def body():
+        for number in range(3):
+            captured.log_request("GET", "/", 200, 0.1, None, f"r-{number}", None, None)
+        at_once.append(captured.getvalue())
+        await asyncio.sleep(0)
+        at_once.append(captured.getvalue().count("\n"))
+        captured.log_request("GET", "/", 200, 0.1, None, "r-3", None, None)
+        logger.info("later")
+
+    asyncio.run(body())
+    assert at_once == ["", 3]
+    events = [json.loads(line) for line in lines(captured)]
+    assert [event.get("request_id") for event in events] == ["r-0", "r-1", "r-2", "r-3", None]
+
+
+def test_a_log_that_cannot_be_written_fails_no_request(logs):
+    """When stderr is closed, requests go on unlogged."""
+    captured = logs("console")
+    captured.close()
+    complaints = []
+
+    async def body():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        captured.log_request("GET", "/", 200, 0.1, None, "r", None, None)
+        await asyncio.sleep(0)
+
+    asyncio.run(body())
+    assert complaints == []
+
+
+@pytest.mark.parametrize("level", ["warn", "error"])
+def test_requests_are_no_warnings(logs, level):
+    """At a level above info there is no request log."""
+    captured = logs("console", level)
+    captured.log_request("GET", "/", 200, 0.1, None, "r", None, None)
+    assert captured.getvalue() == ""
