@@ -25,7 +25,7 @@ RENDERING = {
     "self._column",
     "self._identity",
     "self._span",
-    "_table",
+    "table_of",
     "ordering",
     "event.lower",
 }
@@ -105,7 +105,7 @@ def test_nothing_but_names_numbers_and_escaped_texts_is_put_into_sql(file):
         "run('SELECT x FROM t WHERE a = ' + value)",
         "run('SELECT x FROM t WHERE a = %s' % value)",
         "run('SELECT x FROM t WHERE a = {}'.format(value))",
-        "run(f'SELECT x FROM {table_of(value)}')",
+        "run(f'SELECT x FROM {called(value)}')",
         "run(f'SELECT x FROM t WHERE a = {value!r}')",
     ],
 )
