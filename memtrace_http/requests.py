@@ -59,9 +59,12 @@ async def read_body(request: HttpRequest) -> bytes:
     """Return the whole body.
 
     Raises:
-        Refusal: 408 when it does not arrive in time, 413 when it is too large, after reading on for a while, so
-            that a client that only listens when it has sent everything can read the answer.
+        Refusal: 400 when it is encoded, 408 when it does not arrive in time, 413 when it is too large, after
+            reading on for a while, so that a client that only listens when it has sent all can read the answer.
     """
+    for name, value in request.scope["headers"]:
+        if name == b"content-encoding" and value.strip().lower() != b"identity":
+            raise Refusal(400, "unsupported_encoding", "the body has a content-encoding; send it without one")
     chunks: list[bytes] = []
     size = 0
     try:

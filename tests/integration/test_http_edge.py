@@ -321,6 +321,21 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_stores_nothing():
     assert listed.json["count"] == 0
 
 
+@pytest.mark.parametrize(
+    ("encoding", "status"), [("gzip", 400), ("BR", 400), ("identity, gzip", 400), ("Identity", 201)]
+)
+def test_an_encoded_body_is_refused_unread(encoding, status):
+    """The server decodes nothing, and says so before it reads; `identity` is no encoding."""
+
+    @with_client()
+    async def _(client):
+        receive = receiving(chunk(b'{"agent_id":"ada","content":"x"}', False))
+        headers = {"content-encoding": encoding}
+        answer = await client.post("/api/v1/memories", None, headers=headers, receive=receive)
+        assert (answer.status, receive.asked) == (status, int(status == 201))
+        assert status == 201 or answer.json["code"] == "unsupported_encoding"
+
+
 def memory_of(size):
     """Return a body of exactly so many bytes that is a good batch but for its size."""
     body = b'{"memories":[{"agent_id":"ada","content":"x"}]}'
