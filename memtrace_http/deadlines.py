@@ -8,19 +8,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from memtrace_http.framing import Rejection, StrictProtocol
 
-MAX_HEADER_BYTES = 64 << 10
-
-_TOO_SLOW = b'{"error":"the request did not arrive in time","code":"request_timeout"}'
-_TOO_LARGE = b'{"error":"the request headers are larger than 64 KiB","code":"headers_too_large"}'
+_TOO_SLOW = Rejection("408 Request Timeout", "the request did not arrive in time", "request_timeout")
 
 
-class DeadlineProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits; subclass it by `with_deadlines`.
+class DeadlineProtocol(StrictProtocol):
+    """The strict protocol with time limits; subclass it by `with_deadlines`.
 
-    A connection is closed when a request's headers take longer than `read_timeout` or are larger than 64 KiB, and
-    when a client takes no byte of its answer for `write_timeout`. Both are in seconds.
+    A connection is closed when a request's headers take longer than `read_timeout`, and when a client takes no byte
+    of its answer for `write_timeout`. Both are in seconds.
     """
 
     read_timeout: float
@@ -29,9 +26,6 @@ class DeadlineProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Take what uvicorn gives."""
         super().__init__(*args, **kwargs)
-        self._reading_headers = True
-        self._message_complete = True
-        self._header_bytes = 0
         self._header_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -48,41 +42,27 @@ class DeadlineProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; the headers of a request must be complete in time."""
-        waiting = self._reading_headers
         super().data_received(data)
-        if self._reading_headers:
-            if self._header_timer is None:
-                self._expect_headers()
-            # Whole reads are counted, so not the one that may begin with the end of an earlier request.
-            self._header_bytes += len(data) if waiting else 0
-            if self._header_bytes > MAX_HEADER_BYTES:
-                self._refuse(b"431 Request Header Fields Too Large", _TOO_LARGE)
-
-    def on_message_begin(self) -> None:
-        """Note that a request has begun."""
-        self._reading_headers = True
-        self._message_complete = False
-        super().on_message_begin()
+        if self.reading_head and self._header_timer is None:
+            self._expect_headers()
 
     def on_message_complete(self) -> None:
         """Note that the request is there as a whole."""
-        self._message_complete = True
-        self._stop_header_timer()
         super().on_message_complete()
+        if not self.in_message:
+            self._stop_header_timer()
 
     def on_response_complete(self) -> None:
         """Give a request that is answered already a while to end, and no longer."""
         super().on_response_complete()
-        if not self._message_complete and not self.transport.is_closing():
+        if self.in_message and not self.transport.is_closing():
             self._stop_header_timer()
             self._header_timer = self.loop.call_later(self.read_timeout, self.transport.close)
 
     def on_headers_complete(self) -> None:
         """Note that the headers are there; the rest is the app's."""
-        self._reading_headers = False
-        self._header_bytes = 0
-        self._stop_header_timer()
         super().on_headers_complete()
+        self._stop_header_timer()
 
     def pause_writing(self) -> None:
         """Begin to wait for a client that does not take its answer."""
@@ -110,17 +90,9 @@ class DeadlineProtocol(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         self._header_timer = None
-        if self._header_bytes:
-            self._refuse(b"408 Request Timeout", _TOO_SLOW)
+        if self.stray_bytes or self.in_message:
+            self.refuse(_TOO_SLOW)
         elif self.transport is not None:
-            self.transport.close()
-
-    def _refuse(self, status: bytes, body: bytes) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            head = (
-                b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-            )
-            self.transport.write(head % (status, len(body)) + body)
             self.transport.close()
 
     def _abandon(self) -> None:
