@@ -47,6 +47,6 @@ def api_key_of(headers: Any) -> str | None:
             return str(value.decode("latin-1")).strip()
         if name == b"authorization":
             scheme, _, token = value.decode("latin-1").partition(" ")
-            if scheme.lower() == "bearer":
+            if bearer is None and scheme.lower() == "bearer":
                 bearer = token.strip()
     return bearer
