@@ -7,9 +7,11 @@ clients that do not read their answers, and which proxies are trusted, are then 
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
+
+from litestar.plugins import InitPlugin
 
 from memtrace_cli.bootstrap import bootstrap
 from memtrace_cli.composition import compose
@@ -30,11 +32,13 @@ def create() -> Edge:
     """
     loaded = load_settings(None, os.environ)
     log = configure_logs(loaded.settings.log.level, loaded.settings.log.format)
-    metrics = metrics_of(loaded.settings)
+    metrics, plugins = metrics_of(loaded.settings), tracing_of(loaded.settings)
     services = compose(
         loaded.settings, vault(os.environ), Mode.MIGRATE, meter=metrics.counting if metrics else None
     )
-    return app_of(services, loaded.settings, log, metrics, before=lambda: bootstrap(services, loaded.settings))
+    return app_of(
+        services, loaded.settings, log, metrics, plugins, before=lambda: bootstrap(services, loaded.settings)
+    )
 
 
 def metrics_of(settings: Settings) -> Metrics | None:
@@ -56,6 +60,7 @@ def app_of(
     settings: Settings,
     log: RequestLog,
     metrics: Metrics | None = None,
+    plugins: Iterable[InitPlugin] = (),
     before: Callable[[], Awaitable[None]] | None = None,
 ) -> Edge:
     """Return the HTTP app over services, as the settings want it; `before` runs before it starts."""
@@ -64,6 +69,6 @@ def app_of(
         drain_within=timedelta(seconds=settings.server.shutdown_timeout),
         before=before,
         show_orgs=settings.server.health_detail == "full",
-        plugins=tuple(tracing_of(settings)),
+        plugins=tuple(plugins),
     )
     return create_app(services, options, log, metrics)

@@ -18,6 +18,7 @@ from memtrace_cli.secrets import vault
 from memtrace_cli.server import Server, address_of, bound_socket, raise_open_files
 from memtrace_cli.settings import Settings
 from memtrace_cli.tls import certificate_of
+from memtrace_cli.tracing import tracing_of
 from memtrace_http import RequestLog
 from memtrace_sqlite import EnvelopeVault, Mode
 
@@ -42,6 +43,7 @@ def serve_dev(port: int | None) -> int:
 async def _serve(settings: Settings, key: EnvelopeVault, log: RequestLog, *, new_journal: bool) -> int:
     raise_open_files()
     certificate = certificate_of(settings.server)
+    metrics, plugins = metrics_of(settings), tracing_of(settings)
     bound = bound_socket(settings.server.host, settings.server.port)
     url = address_of(bound, tls=certificate is not None)
 
@@ -52,7 +54,6 @@ async def _serve(settings: Settings, key: EnvelopeVault, log: RequestLog, *, new
             )
         logger.bind(url=url).info("memtrace is listening")
 
-    metrics = metrics_of(settings)
     services = compose(
         settings, key, Mode.MIGRATE, new_journal=new_journal, meter=metrics.counting if metrics else None
     )
@@ -62,7 +63,7 @@ async def _serve(settings: Settings, key: EnvelopeVault, log: RequestLog, *, new
         await services.journal.pending_orgs()
         await services.journal.unconfirmed_orgs()
         server = Server(
-            app_of(services, settings, log, metrics),
+            app_of(services, settings, log, metrics, plugins),
             settings.server,
             on_started=started,
             certificate=certificate,

@@ -38,6 +38,17 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
             thread.join()
 
 
+def test_a_server_that_cannot_trace_writes_nothing(deployment: Deployment) -> None:
+    """The missing extra is told in a line before there is a database or a first key."""
+    (deployment.folder / "opentelemetry.py").write_text("raise ImportError('not installed')")
+    variables = {"MEMTRACE_TRACING_ENABLED": "true", "PYTHONPATH": str(deployment.folder)}
+    ended = deployment.memtrace("serve", variables=variables)
+    assert ended.returncode == 1
+    assert "pip install 'memtrace[otel]'" in ended.stderr
+    assert ended.stdout == ""
+    assert not deployment.data.exists()
+
+
 @pytest.mark.slow
 def test_a_server_sends_its_spans_before_it_ends(deployment: Deployment) -> None:
     """With tracing on, the collector of OpenTelemetry's own variables has every span when it has stopped."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from integration.asgi import ORG, with_client
 from opentelemetry.sdk.trace import TracerProvider
@@ -121,8 +123,15 @@ def test_an_org_is_who_the_log_says():
 
 def test_tracing_needs_its_extra(monkeypatch):
     """Where OpenTelemetry is missing, the setting is refused, and it is said how to get it."""
-    monkeypatch.setattr(tracing, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     assert tracing.tracing_of(Settings()) == []
     with pytest.raises(SettingsError) as caught:
         tracing.tracing_of(Settings(tracing=Tracing(enabled=True)))
     assert "memtrace[otel]" in str(caught.value.hint)
+
+
+def test_a_variable_of_opentelemetry_that_cannot_be_used_is_told(monkeypatch):
+    """What the library refuses is one line, and no traceback."""
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
+    with pytest.raises(SettingsError, match=r"OTEL_.*max_queue_size"):
+        tracing.tracing_of(Settings(tracing=Tracing(enabled=True)))
