@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -117,7 +118,7 @@ def check_query(query_string: bytes, known: type[msgspec.Struct] | None) -> None
 def query_of(request: HttpRequest, kind: type[Parsed]) -> Parsed:
     """Return the query parameters as a struct; the guard has checked their names."""
     given: dict[str, object] = {}
-    types = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    types = _types_of(kind)
     for name, value in _pairs(request.scope["query_string"]):
         if types[name] == (int | None):
             if not _DIGITS.fullmatch(value):
@@ -126,6 +127,12 @@ def query_of(request: HttpRequest, kind: type[Parsed]) -> Parsed:
         else:
             given[name] = value
     return kind(**given)
+
+
+@cache
+def _types_of(kind: type[msgspec.Struct]) -> dict[str, object]:
+    """Return the fields' types; msgspec would evaluate their annotations anew each time, at every listing."""
+    return {field.name: field.type for field in msgspec.structs.fields(kind)}
 
 
 def _pairs(query_string: bytes) -> list[tuple[str, str]]:
