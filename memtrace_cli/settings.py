@@ -252,12 +252,18 @@ def _from_file(file: Path, warnings: list[str]) -> Iterator[tuple[tuple[str, str
         raise SettingsError(f"{file}: not valid TOML: {error}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{file}: not valid TOML: it is not UTF-8") from None
+    except RecursionError:
+        raise SettingsError(f"{file}: not valid TOML: it is nested too deeply") from None
+    except ValueError:
+        raise SettingsError(f"{file}: not valid TOML: a number has too many digits") from None
     except OSError as error:
         raise SettingsError(f"{file}: {error.strerror}") from None
     known = _known()
     for section, keys in content.items():
         if section not in {owner for owner, _ in known}:
-            warnings.append(f"{file}: unknown section [{section}]{_nearest(section, [one for one, _ in known])}")
+            warnings.append(
+                f"{file}: unknown section [{_short(section)}]{_nearest(section, [one for one, _ in known])}"
+            )
         elif not isinstance(keys, dict):
             raise SettingsError(f"{file}: {section} is {_shown(keys)}, expected a section [{section}]")
         else:
@@ -266,7 +272,7 @@ def _from_file(file: Path, warnings: list[str]) -> Iterator[tuple[tuple[str, str
                     yield (section, key), _Origin(f"{file}: {section}.{key}", value)
                 else:
                     near = _nearest(key, [name for owner, name in known if owner == section])
-                    warnings.append(f"{file}: unknown key {section}.{key}{near}")
+                    warnings.append(f"{file}: unknown key {section}.{_short(key)}{near}")
 
 
 def _from_environment(environ: Mapping[str, str], warnings: list[str]) -> Iterator[tuple[tuple[str, str], _Origin]]:
@@ -277,7 +283,7 @@ def _from_environment(environ: Mapping[str, str], warnings: list[str]) -> Iterat
             yield variables[name], _Origin(name, value)
         elif name.startswith(PREFIX) and name not in others:
             known = [one.removeprefix(PREFIX) for one in (*variables, *others)]
-            warnings.append(f"unknown variable {name}{_nearest(name.removeprefix(PREFIX), known, PREFIX)}")
+            warnings.append(f"unknown variable {_short(name)}{_nearest(name.removeprefix(PREFIX), known, PREFIX)}")
 
 
 def _converted(origin: _Origin, kind: Any, *, secret: bool) -> object:
@@ -323,18 +329,24 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return repr(value if len(value) <= 80 else value[:77] + "...")
+        return repr(_short(value))
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list):
-        return f"[{', '.join(map(_shown, value[:8]))}{', ...' if len(value) > 8 else ''}]"
-    return str(value)[:80]
+        return _short(f"[{', '.join(map(_shown, value[:8]))}{', ...' if len(value) > 8 else ''}]")
+    if isinstance(value, int) and value.bit_length() > 256:
+        return "a huge number"  # which Python would not even write
+    return _short(str(value))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _nearest(name: str, known: list[str], prefix: str = "") -> str:
     from difflib import get_close_matches  # only for a mistake: its import would cost every command
 
-    near = get_close_matches(name, known, n=1, cutoff=0.6)
+    near = get_close_matches(name[:80], known, n=1, cutoff=0.6)
     return f" (did you mean {prefix}{near[0]}?)" if near else ""
 
 
