@@ -280,6 +280,10 @@ def _from_environment(environ: Mapping[str, str], warnings: list[str]) -> Iterat
     others = {PREFIX + name for name in OTHER_VARIABLES}
     for name, value in environ.items():
         if name in variables:
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise SettingsError(f"{name} is not valid UTF-8") from None
             yield variables[name], _Origin(name, value)
         elif name.startswith(PREFIX) and name not in others:
             known = [one.removeprefix(PREFIX) for one in (*variables, *others)]

@@ -110,10 +110,18 @@ def test_any_file_gives_settings_or_one_line(content):
 @given(environ=st.dictionaries(st.sampled_from(VARIABLES) | TEXTS.map("MEMTRACE_{}".format), TEXTS, max_size=6))
 @example(environ={"MEMTRACE_SERVER_PORT": "9" * 100_000})
 @example(environ={"MEMTRACE_\x1b[31m": "1"})
+@example(environ=dict.fromkeys(VARIABLES, "true"))
 def test_any_environment_gives_settings_or_one_line(environ):
     """Whatever the variables hold, they count by the rules or are refused in one line."""
     if settings := loaded(b"", environ):
         assert_within_rules(settings)
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_a_variable_that_is_no_utf_8_is_refused_by_name(name):
+    """Bytes that are no text are no setting, not even a path: SQLite could not open it."""
+    with pytest.raises(SettingsError, match=f"^{name} is not valid UTF-8$"):
+        load_settings(None, {name: "a\udcff"}, system_file=NO_SYSTEM_FILE)
 
 
 @given(path=TEXTS)
