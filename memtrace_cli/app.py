@@ -176,6 +176,9 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line, and return its exit code: 0 done, 1 failed, 2 misused."""
+    if foreign := [argument for argument in arguments if not _is_text(argument)]:
+        output.note(f"memtrace: {foreign[0]!a} is not valid UTF-8")
+        return output.MISUSED
     try:
         result = app.meta(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except UnusedCliTokensError as error:
@@ -198,3 +201,11 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return output.FAILED
     return result if isinstance(result, int) else output.DONE
+
+
+def _is_text(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:  # how Python shows bytes that are no text
+        return False
+    return True

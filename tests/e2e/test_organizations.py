@@ -252,6 +252,8 @@ def test_what_cannot_be_done_is_said_in_one_line(
         ("serve", "--port", "9100"),
         ("--fly",),
         ("org", "list", "--json", "--json=maybe"),
+        ("key", "revoke", "\udcff"),
+        ("key", "create", "--org", "org_a\udcff", "--name", "k"),
     ],
 )
 def test_misuse_is_exit_code_two(deployment: Deployment, arguments: tuple[str, ...]) -> None:
