@@ -14,6 +14,7 @@ import apsw
 import msgspec
 
 from memtrace_core.errors import StorageUnavailable
+from memtrace_sqlite.damage import DamagedRow
 
 BUSY_TIMEOUT_MS = 30_000
 
@@ -122,7 +123,7 @@ def reporting(path: Path) -> Iterator[None]:
         raise StorageUnavailable(f"{path} is damaged ({error}); restore it from a backup") from error
     except apsw.Error as error:
         raise StorageUnavailable(f"{path} cannot be used: {error}") from error
-    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+    except (DamagedRow, OverflowError, UnicodeDecodeError, msgspec.DecodeError) as error:
         # Bytes within a value that have changed: nothing that SQLite would notice.
         raise StorageUnavailable(f"{path} is damaged (a value cannot be read); restore it from a backup") from error
     except OSError as error:

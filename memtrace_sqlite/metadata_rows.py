@@ -10,6 +10,7 @@ import msgspec
 
 from memtrace_core.model import Agent, APIKey, ArcInstance, Org, Permission, Session
 from memtrace_core.timewindow import from_us, to_us
+from memtrace_sqlite.damage import of_sound_rows
 from memtrace_sqlite.rows import Value
 
 Result = TypeVar("Result")
@@ -23,12 +24,14 @@ def first(build: Callable[[Row], Result], rows: Sequence[Row]) -> Result | None:
     return build(rows[0]) if rows else None
 
 
+@of_sound_rows
 def org_of(row: Row) -> Org:
     """Return the org of a row."""
     org_id, name, created_at = row
     return Org(id=org_id, name=name, created_at=from_us(created_at))
 
 
+@of_sound_rows
 def instance_of(row: Row) -> ArcInstance:
     """Return the Arc instance of a row."""
     instance_id, org_id, url, database, measurement, sealed_api_key, created_at, updated_at = row
@@ -58,6 +61,7 @@ def instance_row(instance: ArcInstance) -> tuple[Value, ...]:
     )
 
 
+@of_sound_rows
 def key_of(row: Row) -> APIKey:
     """Return the API key of a row."""
     key_id, org_id, name, digest, permissions, created_at, expires_at, revoked_at, superseded_at = row
@@ -74,6 +78,7 @@ def key_of(row: Row) -> APIKey:
     )
 
 
+@of_sound_rows
 def agent_of(row: Row) -> Agent:
     """Return the agent of a row."""
     agent_id, org_id, name, description, config, created_at, last_active_at = row
@@ -88,6 +93,7 @@ def agent_of(row: Row) -> Agent:
     )
 
 
+@of_sound_rows
 def session_of(row: Row) -> Session:
     """Return the session of a row."""
     session_id, org_id, agent_id, status, metadata, created_at, updated_at, closed_at = row

@@ -11,6 +11,7 @@ from memtrace_core.entries import Draft
 from memtrace_core.model import UNIMPORTANT, AgentCounts, Memory, MemoryType
 from memtrace_core.query import AgentCountQuery, MemoryQuery, fold
 from memtrace_core.timewindow import from_us, to_us
+from memtrace_sqlite.damage import UNREADABLE, DamagedRow
 
 Value = str | int | float | bytes | None
 MemoryRow = tuple[
@@ -60,21 +61,24 @@ def memory_of(org_id: str, row: MemoryRow) -> Memory:
     time, memory_id, agent_id, session_id, memory_type, event_type, content, metadata, tags, key, weight, parent = (
         row
     )
-    return Memory(
-        memory_id=memory_id,
-        time=from_us(time),
-        org_id=org_id,
-        agent_id=agent_id,
-        session_id=session_id,
-        memory_type=memory_type,
-        event_type=event_type,
-        content=content,
-        metadata=_METADATA.decode(metadata) if metadata else None,
-        tags=tuple(tags.split(",")) if tags else (),
-        dedup_key=key,
-        importance=weight or UNIMPORTANT,
-        parent_id=parent,
-    )
+    try:
+        return Memory(
+            memory_id=memory_id,
+            time=from_us(time),
+            org_id=org_id,
+            agent_id=agent_id,
+            session_id=session_id,
+            memory_type=memory_type,
+            event_type=event_type,
+            content=content,
+            metadata=_METADATA.decode(metadata) if metadata else None,
+            tags=tuple(tags.split(",")) if tags else (),
+            dedup_key=key,
+            importance=weight or UNIMPORTANT,
+            parent_id=parent,
+        )
+    except UNREADABLE as error:
+        raise DamagedRow from error
 
 
 def conditions(query: MemoryQuery) -> tuple[str, list[Value]]:
