@@ -64,7 +64,12 @@ IN_QUERIES: Json = {
 }
 """Query parameter → what its schema says beside the type."""
 
-IN_PATHS: Json = {"agent_id": _IDENTIFIER, "session_id": _IDENTIFIER, "reference": {"minLength": 1}}
+IN_PATHS: Json = {
+    "agent": {"minLength": 1, "description": "an agent's id or name"},
+    "agent_id": _IDENTIFIER,
+    "session_id": _IDENTIFIER,
+    "reference": {"minLength": 1, "description": "a memory_id or a dedup_key"},
+}
 """Path parameter → what its schema says beside the type."""
 
 IN_BODIES: Json = {

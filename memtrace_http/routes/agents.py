@@ -67,7 +67,7 @@ async def list_agents(request: HttpRequest) -> AgentPage:
 
 
 @get(
-    "/api/v1/agents/{reference:str}",
+    "/api/v1/agents/{agent:str}",
     opt=declare(
         Endpoint(
             summary="Get an agent by id or by name",
@@ -79,11 +79,11 @@ async def list_agents(request: HttpRequest) -> AgentPage:
 )
 async def get_agent(request: HttpRequest) -> Agent:
     """Return one agent."""
-    return await services_of(request).agents.get(request.user.org_id, _reference(request))
+    return await services_of(request).agents.get(request.user.org_id, _id_or_name(request))
 
 
 @delete(
-    "/api/v1/agents/{reference:str}",
+    "/api/v1/agents/{agent:str}",
     status_code=204,
     opt=declare(
         Endpoint(
@@ -96,7 +96,7 @@ async def get_agent(request: HttpRequest) -> Agent:
 )
 async def delete_agent(request: HttpRequest) -> None:
     """Delete an agent."""
-    await services_of(request).agents.delete(request.user.org_id, _reference(request))
+    await services_of(request).agents.delete(request.user.org_id, _id_or_name(request))
 
 
 @get(
@@ -145,8 +145,8 @@ def _agent_id(request: HttpRequest) -> str:
     return path_text(str(request.path_params["agent_id"]))
 
 
-def _reference(request: HttpRequest) -> str:
-    return path_text(str(request.path_params["reference"]))
+def _id_or_name(request: HttpRequest) -> str:
+    return path_text(str(request.path_params["agent"]))
 
 
 HANDLERS = [register_agent, list_agents, get_agent, delete_agent, list_agent_memories, get_agent_stats]

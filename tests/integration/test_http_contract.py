@@ -14,7 +14,7 @@ import schemathesis
 from builders import ORG, bound, embedded_instance, in_memory
 from hypothesis import strategies as st
 from schemathesis.engine import events, from_schema
-from schemathesis.openapi.checks import RejectedPositiveData
+from schemathesis.openapi.checks import RejectedPositiveData, UseAfterFree
 
 from memtrace_core.model import Permission
 from memtrace_core.query import Position, encode_cursor
@@ -36,12 +36,19 @@ UNSAID = re.compile(
 )
 
 # `coverage` sends every value at the edge of its rule, and each rule broken by itself: a thousand requests.
-# `stateful` follows ids from the answers that made them, and looks for what was deleted.
-FEW = {"examples": 3, "phases": ("fuzzing", "stateful")}
-MANY = {"examples": 40, "phases": ("coverage", "fuzzing", "stateful")}
+# `stateful` follows ids from the answers that made them, and looks for what was deleted, by luck: hence the seeds.
+LONG = pytest.mark.timeout(600)
+EVERYTHING = ("coverage", "fuzzing", "stateful")
+EFFORTS = [
+    {"examples": 3, "phases": ("fuzzing", "stateful"), "seed": 1},
+    *[
+        pytest.param({"examples": 40, "phases": phases, "seed": seed}, marks=[pytest.mark.slow, LONG])
+        for seed, phases in enumerate([EVERYTHING, ["stateful"], ["stateful"], ["stateful"]], 1)
+    ],
+]
 
 
-def loaded(examples, phases):
+def loaded(examples, phases, seed):
     """Return the app's document, ready to be held against the app."""
     services = in_memory()
 
@@ -52,9 +59,9 @@ def loaded(examples, phases):
 
     known = ("examples", "coverage", "fuzzing", "stateful")
     settings = {
-        "seed": 1,
+        "seed": seed,
         "headers": {"x-api-key": asyncio.run(admin_key())},
-        "generation": {"deterministic": True, "max-examples": examples, "no-shrink": True},
+        "generation": {"max-examples": examples, "no-shrink": True},
         # It would draw texts from our source, without regard to formats.
         "analysis": {"constants": {"enabled": False}},
         "phases": {phase: {"enabled": phase in phases} for phase in known},
@@ -65,12 +72,15 @@ def loaded(examples, phases):
 
     @schema.hook
     def filter_failure(context, failure, case, response):
-        return not (isinstance(failure, RejectedPositiveData) and UNSAID.search(response.text))
+        unsaid = isinstance(failure, RejectedPositiveData) and UNSAID.search(response.text)
+        # An agent that is deleted leaves its memories, and they count.
+        left_behind = isinstance(failure, UseAfterFree) and case.path.endswith(("/memories", "/stats"))
+        return not unsaid and not left_behind
 
     return schema
 
 
-@pytest.mark.parametrize("effort", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"])
+@pytest.mark.parametrize("effort", EFFORTS, ids=lambda effort: f"{effort['examples']} by seed {effort['seed']}")
 def test_the_app_does_what_its_document_says(effort):
     """Whatever fits the document is taken, whatever does not is refused, and every answer is as described."""
     failures, statuses = [], Counter()
@@ -88,4 +98,4 @@ def test_the_app_does_what_its_document_says(effort):
                 ]
     assert not failures, "\n\n".join(failures)
     # Otherwise nothing was asked.
-    assert {200, 201, 204, 400, 401, 404} <= statuses.keys()
+    assert {200, 201, 400, 401, 404} <= statuses.keys()
