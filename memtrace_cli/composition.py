@@ -13,7 +13,14 @@ from memtrace_core.meter import SILENT, Meter
 from memtrace_core.metering import MeteredGateway
 from memtrace_core.ports import ArcGateway, Clock
 from memtrace_core.routing import GatewayByURL
-from memtrace_sqlite import EnvelopeVault, Mode, SqliteEmbeddedGateway, SqliteJournal, SqliteMetadataRepo
+from memtrace_sqlite import (
+    EnvelopeVault,
+    JournalOwnership,
+    Mode,
+    SqliteEmbeddedGateway,
+    SqliteJournal,
+    SqliteMetadataRepo,
+)
 
 
 def compose(
@@ -66,6 +73,7 @@ def compose(
             burst=settings.limits.burst,
             in_flight=settings.limits.in_flight,
         ),
+        ownership=JournalOwnership(settings.journal_file),
         authenticate=settings.auth.enabled,
         meter=meter or SILENT,
     )

@@ -98,6 +98,12 @@ class Delivery:
         for org_id in await self.journal.pending_orgs():
             self.wake(org_id)
 
+    async def look(self) -> None:
+        """Take up what another process may have put into the journal; who rests after a failure is left to rest."""
+        for org_id in await self.journal.pending_orgs():
+            if not self.draining:
+                self._workers.rouse(org_id)
+
     def wake(self, org_id: str) -> None:
         """Say that memories of this org wait. Cheap; called after every append that needs delivery."""
         if not self.draining:

@@ -87,6 +87,13 @@ class Journal(Protocol):
     clock does; commit order is time order.
     """
 
+    def version(self) -> int:
+        """Return a number that has changed if anything was written since it was asked for, by any process.
+
+        It is asked for again and again: microseconds, and no waiting. That it has changed need not mean anything.
+        """
+        ...
+
     async def append(self, instance: ArcInstance, drafts: Sequence[Draft]) -> list[Memory | Duplicate]:
         """Store all drafts or none, and return what became of each, in their order.
 
@@ -238,6 +245,27 @@ class Journal(Protocol):
 
     async def close(self) -> None:
         """Finish what was accepted and release the file. Later calls raise StorageUnavailable."""
+        ...
+
+
+class Ownership(Protocol):
+    """Makes one of the processes that share a journal the one that delivers what is in it.
+
+    When the owner ends, in whatever way, another one can take its place. Which one is owner matters to nobody who
+    writes or reads.
+    """
+
+    @property
+    def held(self) -> bool:
+        """Whether this process is the owner; once it is, it remains so until `release`."""
+        ...
+
+    def take(self) -> bool:
+        """Become the owner unless another process is, and tell whether this one is now. Does not wait."""
+        ...
+
+    def release(self) -> None:
+        """Let another process be the owner."""
         ...
 
 

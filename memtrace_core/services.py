@@ -17,12 +17,13 @@ from memtrace_core.confirmation import Confirmation, ConfirmationPolicy
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.delivery import Delivery, DeliveryPolicy
 from memtrace_core.directory import Directory
+from memtrace_core.duty import Duty, SoleOwner
 from memtrace_core.errors import MemtraceError
 from memtrace_core.health import Health
 from memtrace_core.limits import FairUse, Limits
 from memtrace_core.memories import Memories
 from memtrace_core.meter import SILENT, Meter
-from memtrace_core.ports import ArcGateway, Clock, Journal, KeyVault, MetadataRepo
+from memtrace_core.ports import ArcGateway, Clock, Journal, KeyVault, MetadataRepo, Ownership
 from memtrace_core.resealing import Resealing
 from memtrace_core.sessions import Sessions
 from memtrace_core.tenants import Tenants
@@ -49,11 +50,13 @@ class Services:
     resealing: Resealing
     delivery: Delivery
     confirmation: Confirmation
+    duty: Duty
     claim_loading: ClaimLoading
     clock: Clock
     journal: Journal
     repo: MetadataRepo
     gateway: ArcGateway
+    ownership: Ownership
     _tasks: list[asyncio.Task[None]]
     _started_at: float
 
@@ -63,15 +66,13 @@ class Services:
         return timedelta(seconds=self.clock.monotonic() - self._started_at)
 
     async def start(self) -> None:
-        """Take up deliveries and begin the periodic work. Needs a running event loop."""
-        await self.delivery.start()
-        await self.confirmation.start()
+        """Take up deliveries, unless another process does, and begin the periodic work. Needs a running loop."""
+        await self.duty.start()
         loop = asyncio.get_running_loop()
         self._tasks.append(loop.create_task(self.health.run()))
         self._tasks.append(loop.create_task(self._every(USES_EVERY, self.access.flush_uses)))
-        # An admin command in another process may have moved memories that wait.
-        self._tasks.append(loop.create_task(self._every(LOOK_EVERY, self.delivery.start)))
-        self._tasks.append(loop.create_task(self._every(LOOK_EVERY, self.confirmation.start)))
+        self._tasks.append(loop.create_task(self.duty.run()))
+        self._tasks.append(loop.create_task(self._every(LOOK_EVERY, self.duty.take_up)))
 
     async def stop(self, drain_within: timedelta = DRAIN_WITHIN) -> None:
         """Deliver what can be delivered, write down what is only in memory, and release everything."""
@@ -81,8 +82,7 @@ class Services:
         self.health.stop()
         try:
             await self.claim_loading.stop()
-            await self.confirmation.stop()
-            await self.delivery.drain(drain_within)
+            await self.duty.end(drain_within)
             await self.access.flush_uses()
         except MemtraceError as error:
             _log.error("could not finish before stopping: %s", error)
@@ -94,6 +94,7 @@ class Services:
         await self.gateway.close()
         await self.journal.close()
         await self.repo.close()
+        self.ownership.release()
 
     async def _every(self, interval: timedelta, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -115,6 +116,7 @@ def build_services(
     delivery: DeliveryPolicy | None = None,
     confirmation: ConfirmationPolicy | None = None,
     fair_use: FairUse | None = None,
+    ownership: Ownership | None = None,
     authenticate: bool = True,
     meter: Meter = SILENT,
 ) -> Services:
@@ -130,6 +132,7 @@ def build_services(
         delivery: batching and retries.
         confirmation: when delivered memories are looked for in Arc.
         fair_use: how much a key and an org may ask at once; anything if not given.
+        ownership: which of several processes over one journal delivers; this one if not given.
         authenticate: False lets anybody act for the default org.
         meter: is told what happens; see also `memtrace_core.metering`, which measures a gateway.
     """
@@ -148,6 +151,8 @@ def build_services(
         meter=meter,
     )
     confirming = Confirmation(journal, repo, gateway, clock, confirmation, on_resent=deliveries.wake, meter=meter)
+    ownership = ownership or SoleOwner()
+    duty = Duty(ownership, journal, deliveries, confirming, clock)
     loading = ClaimLoading(directory, journal, gateway, clock, policy)
     memories = Memories(
         directory,
@@ -155,7 +160,7 @@ def build_services(
         gateway,
         clock,
         policy,
-        on_pending=deliveries.wake,
+        on_pending=duty.wake,
         on_use=loading.used,
         meter=meter,
     )
@@ -171,11 +176,13 @@ def build_services(
         resealing=Resealing(repo, vault),
         delivery=deliveries,
         confirmation=confirming,
+        duty=duty,
         claim_loading=loading,
         clock=clock,
         journal=journal,
         repo=repo,
         gateway=gateway,
+        ownership=ownership,
         _tasks=[],
         _started_at=clock.monotonic(),
     )

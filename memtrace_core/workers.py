@@ -35,6 +35,7 @@ class OrgWorkers:
         self._clock = clock
         self._begin = begin
         self._bells: dict[str, asyncio.Event] = {}
+        self._resting: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._hurry = asyncio.Event()
 
@@ -48,6 +49,11 @@ class OrgWorkers:
         task = asyncio.get_running_loop().create_task(self._run(org_id, bell))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+
+    def rouse(self, org_id: str) -> None:
+        """Say that there may be work for an org; one that rests looks for it when its pause is over."""
+        if org_id not in self._resting:
+            self.wake(org_id)
 
     async def finish(self, within: timedelta) -> None:
         """End all pauses, now and to come, and wait for the work to end; what does not end in time is cancelled."""
@@ -71,12 +77,15 @@ class OrgWorkers:
                 bell.clear()
                 pause = await step()
                 if pause is not None:
+                    self._resting.add(org_id)
                     await self._rest(pause, bell)
+                    self._resting.discard(org_id)
                 elif not bell.is_set():
                     return
         finally:
             # No await between the last look at the bell and this: who wakes from here on starts a new task.
             del self._bells[org_id]
+            self._resting.discard(org_id)
 
     async def _rest(self, pause: Pause, bell: asyncio.Event) -> None:
         if pause.seconds <= 0 or self._hurry.is_set():

@@ -4,10 +4,12 @@ from memtrace_sqlite.database import Mode
 from memtrace_sqlite.embedded import SqliteEmbeddedGateway
 from memtrace_sqlite.journal import SqliteJournal
 from memtrace_sqlite.metadata import SqliteMetadataRepo
+from memtrace_sqlite.turns import JournalOwnership
 from memtrace_sqlite.vault import EnvelopeVault, MasterKey
 
 __all__ = [
     "EnvelopeVault",
+    "JournalOwnership",
     "MasterKey",
     "Mode",
     "SqliteEmbeddedGateway",

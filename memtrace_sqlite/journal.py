@@ -28,7 +28,7 @@ from memtrace_core.ports import Clock
 from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery
 from memtrace_core.timewindow import to_us
 from memtrace_sqlite import journal_reads as reads
-from memtrace_sqlite.database import Mode, open_database, reporting
+from memtrace_sqlite.database import Mode, open_database, open_reader, reporting
 from memtrace_sqlite.ledger import DELIVERED, PENDING, SET_ASIDE, Ledger
 from memtrace_sqlite.readers import Readers
 from memtrace_sqlite.rows import counts_of, prepare
@@ -75,8 +75,15 @@ class SqliteJournal:
         self._connection = connection
         self._writer = GroupWriter(path, connection, ledger)
         self.readers = Readers(path)
+        # `data_version` moves when another connection commits, so this one must never write.
+        self._watch = open_reader(path)
         self._disk_looked_at = float("-inf")
         self._disk_is_full = False
+
+    def version(self) -> int:
+        """Return a number that moves with every commit, by whatever process, in about two microseconds."""
+        with reporting(self._path):
+            return int(str(self._watch.pragma("data_version")))
 
     async def append(self, instance: ArcInstance, drafts: Sequence[Draft]) -> list[Memory | Duplicate]:
         """Store all drafts or none; on return they are on disk."""
@@ -226,11 +233,13 @@ class SqliteJournal:
         """Finish the writes that were accepted, and close the file."""
         await self._writer.close()
         await self.readers.close()
+        self._watch.close()
         self._connection.close()
 
     def release(self) -> None:
         """Close the file at once, for who never ran anything on it."""
         self._writer.end()
+        self._watch.close()
         self._connection.close()
 
     def _nearly_full(self) -> bool:

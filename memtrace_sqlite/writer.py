@@ -15,6 +15,7 @@ import apsw
 from memtrace_core.errors import JournalFull, MemtraceError, StorageUnavailable
 from memtrace_sqlite.database import reporting, transaction
 from memtrace_sqlite.presence import Presence
+from memtrace_sqlite.turns import Turns
 
 MOST_IN_GROUP = 512
 
@@ -53,7 +54,7 @@ class _Job(Generic[State, Result]):
 
 
 class GroupWriter(Generic[State]):
-    """Runs jobs on one connection, many to a transaction.
+    """Runs jobs on one connection, many to a transaction, in turn with other processes that write the file.
 
     A job's result is given out only when its transaction is on disk. A job may refuse by a MemtraceError as long
     as it has written nothing. When one fails in any other way, the transaction is rolled back and every job of
@@ -66,6 +67,7 @@ class GroupWriter(Generic[State]):
         self._connection = connection
         self._state = state
         self._presence = Presence(path)
+        self._turns = Turns(path)
         self._jobs: queue.SimpleQueue[_Job[State, object] | None] = queue.SimpleQueue()
         self._closed = False
         self._lock = threading.Lock()
@@ -112,15 +114,17 @@ class GroupWriter(Generic[State]):
             if group:
                 self._commit(group)
                 self._give_out(group)
+        self._turns.close()
 
     def _commit(self, group: Sequence[_Job[State, object]]) -> None:
         try:
-            self._presence.check()
-            with reporting(self._path), self._full_disk(), transaction(self._connection):
-                self._state.begin()
-                for job in group:
-                    self._attempt(job)
-                self._state.finish()
+            with reporting(self._path), self._full_disk(), self._turns.take():
+                self._presence.check()
+                with transaction(self._connection):
+                    self._state.begin()
+                    for job in group:
+                        self._attempt(job)
+                    self._state.finish()
         except MemtraceError as error:  # the file cannot be used: nothing was stored, for nobody
             for job in group:
                 job.error = error

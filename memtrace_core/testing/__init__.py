@@ -7,6 +7,14 @@ from memtrace_core.testing.clock import ManualClock
 from memtrace_core.testing.gateway import InMemoryGateway
 from memtrace_core.testing.journal import InMemoryJournal
 from memtrace_core.testing.metadata import InMemoryMetadataRepo
+from memtrace_core.testing.ownership import InMemoryOwnership
 from memtrace_core.testing.vault import TransparentVault
 
-__all__ = ["InMemoryGateway", "InMemoryJournal", "InMemoryMetadataRepo", "ManualClock", "TransparentVault"]
+__all__ = [
+    "InMemoryGateway",
+    "InMemoryJournal",
+    "InMemoryMetadataRepo",
+    "InMemoryOwnership",
+    "ManualClock",
+    "TransparentVault",
+]

@@ -60,6 +60,11 @@ class InMemoryJournal:
         self._gaps: set[tuple[str, int]] = set()
         self._last = 0
         self._closed = False
+        self._looks = itertools.count()
+
+    def version(self) -> int:
+        """Return another number each time: something may have been written."""
+        return next(self._looks)
 
     async def append(self, instance: ArcInstance, drafts: Sequence[Draft]) -> list[Memory | Duplicate]:
         """Store all drafts or none."""

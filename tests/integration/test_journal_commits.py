@@ -330,7 +330,7 @@ def test_a_closed_journal_says_so(tmp_path):
     run(scenario())
 
 
-def test_a_closed_journal_leaves_one_file(tmp_path):
+def test_a_closed_journal_leaves_one_file_and_its_locks(tmp_path):
     """After `close` the WAL is folded into the database, and no thread of the journal lives on."""
 
     async def scenario():
@@ -340,7 +340,7 @@ def test_a_closed_journal_leaves_one_file(tmp_path):
         await journal.close()
 
     run(scenario())
-    assert [path.name for path in tmp_path.iterdir()] == ["journal.db"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal.db", "journal.db-next", "journal.db-turn"]
     assert [one.name for one in threading.enumerate() if "journal.db" in one.name] == []
 
 

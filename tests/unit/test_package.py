@@ -8,7 +8,7 @@ import typing
 import pytest
 
 import memtrace_core
-from memtrace_core import clock, errors, ports, routing, testing
+from memtrace_core import clock, duty, errors, ports, routing, testing
 from memtrace_core.errors import MemtraceError
 
 FOREIGN = {"apsw", "litestar", "aiohttp", "cryptography", "loguru", "cyclopts", "uvicorn"}
@@ -79,6 +79,8 @@ IMPLEMENTATIONS = [
     (ports.ArcGateway, testing.InMemoryGateway),
     (ports.ArcGateway, routing.GatewayByURL),
     (ports.MetadataRepo, testing.InMemoryMetadataRepo),
+    (ports.Ownership, testing.InMemoryOwnership),
+    (ports.Ownership, duty.SoleOwner),
 ]
 
 

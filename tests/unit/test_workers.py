@@ -187,3 +187,36 @@ def test_a_step_that_dies_is_logged_and_the_next_wake_begins_anew(caplog):
     (record,) = caplog.records
     assert record.levelname == "ERROR"
     assert "a defect" in str(record.exc_info[1])
+
+
+def test_an_org_that_rests_is_not_roused():
+    """The mere chance of work begins a task where there is none, and does not shorten a pause."""
+
+    async def body():
+        clock, work, workers = started(a=[Pause(1), None])
+        workers.rouse("a")
+        await settle()
+        workers.rouse("a")
+        await settle()
+        assert work.done == ["a"]
+        clock.advance(SECOND)
+        await settle()
+        assert work.done == ["a"] * 2
+
+    run(body())
+
+
+def test_rousing_an_org_that_is_just_worked_for_makes_it_look_again():
+    """What came while the step looked is not missed."""
+
+    async def body():
+        _, work, workers = started(a=[None, None])
+        work.gates["a"] = asyncio.Event()
+        workers.wake("a")
+        await settle()
+        workers.rouse("a")
+        work.gates["a"].set()
+        await settle()
+        assert work.done == ["a"] * 2
+
+    run(body())

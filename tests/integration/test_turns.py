@@ -1,0 +1,151 @@
+"""Locks between processes: turns to write, and the ownership of a journal."""
+
+import asyncio
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+import threading
+from functools import partial
+
+import pytest
+from builders import draft, instance, run
+from e2e.processes import eventually
+
+from memtrace_core.errors import StorageUnavailable
+from memtrace_core.testing import ManualClock
+from memtrace_sqlite import JournalOwnership, SqliteJournal
+from memtrace_sqlite.turns import Turns
+
+HOLDER = """
+import sys; from pathlib import Path
+from memtrace_sqlite import JournalOwnership; from memtrace_sqlite.turns import Turns
+path = Path(sys.argv[1])
+ownership, turn = JournalOwnership(path), Turns(path).take()
+assert ownership.take() if sys.argv[2] == "own" else turn.__enter__() is None
+print("held", flush=True); sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """Return the path of a database; what is in it does not matter here."""
+    path = tmp_path / "journal.db"
+    path.touch(0o600)
+    return path
+
+
+def is_locked(path):
+    """Tell whether somebody holds the lock of a file."""
+    file = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def test_who_waits_is_next_though_the_other_comes_back_at_once(journal):
+    """A process that has its turn and wants the next one lets whoever waits go first."""
+    ours, theirs, order = Turns(journal), Turns(journal), []
+    with theirs.take():
+        pass  # its files are there
+
+    def other():
+        with theirs.take():
+            order.append("other")
+
+    thread = threading.Thread(target=other)
+    with ours.take():
+        thread.start()
+        eventually(lambda: is_locked(f"{journal}-next"), what="the other waits")
+        order.append("first")
+    with ours.take():
+        order.append("second")
+    thread.join()
+    assert order == ["first", "other", "second"]
+    ours.close()
+    theirs.close()
+
+
+def test_a_commit_waits_for_its_turn(tmp_path):
+    """A journal writes nothing while another process has the turn, and does so right after."""
+
+    async def body():
+        journal = SqliteJournal(tmp_path / "journal.db", ManualClock())
+        turns = Turns(tmp_path / "journal.db")
+        with turns.take():
+            waiting = asyncio.create_task(journal.append(instance(), [draft()]))
+            waits = partial(is_locked, tmp_path / "journal.db-next")
+            await asyncio.to_thread(eventually, waits, what="the writer waits")
+            assert await journal.pending_orgs() == []
+            assert not waiting.done()
+        await waiting
+        turns.close()
+        await journal.close()
+
+    run(body())
+
+
+@pytest.mark.parametrize("what", ["own", "turn"])
+def test_a_lock_goes_with_its_process(journal, what):
+    """When the process that holds a lock is killed, another one has it."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(journal), what], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with holder:
+        assert holder.stdout.readline() == b"held\n"
+        ownership, turns = JournalOwnership(journal), Turns(journal)
+        if what == "own":
+            assert not ownership.take()
+        else:
+            assert is_locked(f"{journal}-turn")
+        holder.kill()
+        holder.wait()
+        assert ownership.take()
+        with turns.take():
+            pass
+    ownership.release()
+    turns.close()
+
+
+def test_the_files_of_the_locks_are_as_private_as_the_database(journal):
+    """They get the mode of the database, whatever the umask; nothing is ever in them."""
+    journal.chmod(0o640)
+    former = os.umask(0)
+    try:
+        turns, ownership = Turns(journal), JournalOwnership(journal)
+        with turns.take():
+            assert ownership.take()
+    finally:
+        os.umask(former)
+    for suffix in ("-turn", "-next", "-delivery"):
+        found = journal.with_name(journal.name + suffix).stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_size) == (0o640, 0)
+    turns.close()
+    ownership.release()
+
+
+def test_a_lock_that_cannot_be_made_is_told_in_one_sentence(journal):
+    """A folder in the place of the lock's file is an error that names it."""
+    journal.with_name("journal.db-delivery").mkdir()
+    with pytest.raises(StorageUnavailable, match=r"journal\.db-delivery cannot be used"):
+        JournalOwnership(journal).take()
+
+
+def test_the_version_of_a_journal_moves_with_what_another_process_writes(tmp_path):
+    """It stays while nothing is written, and moves with an append by another connection."""
+
+    async def body():
+        one, other = (SqliteJournal(tmp_path / "journal.db", ManualClock()) for _ in range(2))
+        before = one.version()
+        assert one.version() == before
+        await other.append(instance(), [draft()])
+        assert one.version() != before
+        await one.close()
+        await other.close()
+
+    run(body())
