@@ -58,15 +58,16 @@ def serve(
 
     Example: memtrace serve --dev
     """
-    from memtrace_cli.serve import serve as run_server
-    from memtrace_cli.serve import serve_dev
-
     if dev and new_journal:
         raise output.Misused("--new-journal does not go with --dev")
     if dev:
+        from memtrace_cli.alone import serve_dev
+
         return serve_dev(port)
     if port is not None:
         raise output.Misused("--port goes with --dev; else set server.port (MEMTRACE_SERVER_PORT)")
+    from memtrace_cli.serve import serve as run_server
+
     return run_server(new_journal=new_journal)
 
 

@@ -22,6 +22,12 @@ async def bootstrap(services: Services, settings: Settings) -> None:
     await _migrate_legacy(services, settings)
 
 
+async def check_journal(services: Services) -> None:
+    """Read what a server needs first: damage is told in one line here; from within it would be a traceback."""
+    await services.journal.pending_orgs()
+    await services.journal.unconfirmed_orgs()
+
+
 async def _first_run(services: Services) -> None:
     orgs = [org for org, _ in await services.tenants.list_orgs()]
     # Without an org nobody could have a key. The same holds for a default org that was made without one: by a

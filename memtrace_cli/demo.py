@@ -11,9 +11,10 @@ import uvloop
 
 from memtrace_cli import output
 from memtrace_cli.asgi import app_of
-from memtrace_cli.dev import LOOPBACK, dev_setup
+from memtrace_cli.dev import dev_setup
+from memtrace_cli.listening import LOOPBACK, address_of, bound_socket
 from memtrace_cli.logs import configure_logs
-from memtrace_cli.server import Server, address_of, bound_socket
+from memtrace_cli.server import Server
 from memtrace_core.errors import MemtraceError
 from memtrace_http import RequestLog
 

@@ -10,14 +10,13 @@ from pathlib import Path
 import msgspec
 
 from memtrace_cli.composition import compose
+from memtrace_cli.listening import LOOPBACK
 from memtrace_cli.settings import Auth, Settings
 from memtrace_cli.settings import Server as ServerSettings
 from memtrace_core import Binding, Permission, Services
 from memtrace_core.model import EMBEDDED_URL
 from memtrace_http import Metrics
 from memtrace_sqlite import EnvelopeVault, MasterKey, Mode
-
-LOOPBACK = "127.0.0.1"
 
 
 class DevSetup(msgspec.Struct, frozen=True):

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from memtrace_cli.log_lines import LEVELS, Lines, Render, as_json, console
-from memtrace_http import RequestLog
 from memtrace_http.edge import no_log
 
 if TYPE_CHECKING:
     from loguru import Record
+
+    from memtrace_http import RequestLog
 
 _LEVELS = {"debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERROR"}
 

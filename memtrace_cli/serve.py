@@ -1,29 +1,17 @@
-"""`memtrace serve`: the server process."""
+"""`memtrace serve`: the server, in one process or in several."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import uvloop
 from loguru import logger
 
 from memtrace_cli import output
-from memtrace_cli.asgi import app_of, metrics_of
-from memtrace_cli.bootstrap import bootstrap
-from memtrace_cli.composition import compose
 from memtrace_cli.context import settings as load
-from memtrace_cli.dev import LOOPBACK, dev_setup
 from memtrace_cli.logs import configure_logs
 from memtrace_cli.secrets import vault
-from memtrace_cli.server import Server, address_of, bound_socket, raise_open_files
-from memtrace_cli.settings import Settings
-from memtrace_cli.tls import certificate_of
-from memtrace_cli.tracing import tracing_of
-from memtrace_http import RequestLog
-from memtrace_sqlite import EnvelopeVault, Mode
-
-DEV_PORT = 9100
-_LOCAL = (LOOPBACK, "::1", "localhost")
 
 
 def serve(*, new_journal: bool = False) -> int:
@@ -32,65 +20,12 @@ def serve(*, new_journal: bool = False) -> int:
     log = configure_logs(loaded.settings.log.level, loaded.settings.log.format)
     for warning in loaded.warnings:
         logger.warning(output.one_line(warning))
-    return uvloop.run(_serve(loaded.settings, vault(os.environ), log, new_journal=new_journal))
+    key = vault(os.environ)
+    if loaded.settings.server.workers > 1:
+        from memtrace_cli.supervisor import supervise
 
+        return asyncio.run(supervise(loaded.settings, key, new_journal=new_journal))
+    # With workers this process serves nobody: what a server needs would cost it memory, and the start time.
+    from memtrace_cli.alone import serve_alone
 
-def serve_dev(port: int | None) -> int:
-    """Run a throw-away server until it is told to stop, and return the exit code."""
-    return uvloop.run(_serve_dev(DEV_PORT if port is None else port))
-
-
-async def _serve(settings: Settings, key: EnvelopeVault, log: RequestLog, *, new_journal: bool) -> int:
-    raise_open_files()
-    certificate = certificate_of(settings.server)
-    metrics, plugins = metrics_of(settings), tracing_of(settings)
-    bound = bound_socket(settings.server.host, settings.server.port)
-    url = address_of(bound, tls=certificate is not None)
-
-    def started() -> None:
-        if certificate is None and settings.auth.enabled and settings.server.host not in _LOCAL:
-            logger.warning(
-                "API keys travel in the clear: put TLS in front, or set server.tls_cert and server.tls_key"
-            )
-        logger.bind(url=url).info("memtrace is listening")
-
-    services = compose(
-        settings, key, Mode.MIGRATE, new_journal=new_journal, meter=metrics.counting if metrics else None
-    )
-    try:
-        await bootstrap(services, settings)
-        # Damage is told in one line here; from within the server it would be a traceback.
-        await services.journal.pending_orgs()
-        await services.journal.unconfirmed_orgs()
-        server = Server(
-            app_of(services, settings, log, metrics, plugins),
-            settings.server,
-            on_started=started,
-            certificate=certificate,
-        )
-        await server.serve([bound])
-    finally:
-        await services.close()
-    logger.info("memtrace has stopped")
-    return output.DONE
-
-
-async def _serve_dev(port: int) -> int:
-    log = configure_logs("warn", "console")
-    bound = bound_socket(LOOPBACK, port)
-    url = address_of(bound)
-    async with dev_setup(port) as setup:
-
-        def announce() -> None:
-            output.say("Memtrace dev server: everything is gone when it stops (Ctrl-C)")
-            output.say(f"  URL:     {url}")
-            output.say(f"  API key: {setup.api_key}")
-            output.say("Try:")
-            output.say(
-                f"  curl -H 'x-api-key: {setup.api_key}' {url}/api/v1/memories "
-                '-d \'{"agent_id":"me","content":"hello"}\''
-            )
-
-        app = app_of(setup.services, setup.settings, log, setup.metrics)
-        await Server(app, setup.settings.server, announce).serve([bound])
-    return output.DONE
+    return uvloop.run(serve_alone(loaded.settings, key, log, new_journal=new_journal))

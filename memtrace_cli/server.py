@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -11,52 +10,11 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from memtrace_cli.listening import BACKLOG
 from memtrace_cli.proxies import as_seen
 from memtrace_cli.settings import Server as ServerSettings
-from memtrace_cli.settings import SettingsError
 from memtrace_cli.tls import Certificate
 from memtrace_http import with_deadlines
-
-BACKLOG = 2048
-MOST_OPEN_FILES = 65_536
-
-
-def bound_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that holds the port, before anything is written anywhere. Nobody can connect to it yet.
-
-    Raises:
-        SettingsError: the port is taken, or the host is not an address of this machine.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-    except OSError as error:
-        bound.close()
-        raise SettingsError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}",
-            hint="choose another with server.host and server.port (MEMTRACE_SERVER_PORT)",
-        ) from None
-    bound.set_inheritable(True)
-    return bound
-
-
-def raise_open_files() -> None:
-    """Let this process open as many files and connections as it may; many systems grant only 1,024 unasked."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def address_of(bound: socket.socket, *, tls: bool = False) -> str:
-    """Return the URL under which a client on this machine reaches a bound socket."""
-    scheme = "https" if tls else "http"
-    host, port = bound.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104 - as above
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class Server(uvicorn.Server):

@@ -52,12 +52,13 @@ class SettingsError(MemtraceError):
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the server listens, its timeouts in seconds, its certificate (PEM files) if it speaks TLS, and the
-    proxies that tell it who their clients are.
+    """Where the server listens, in how many processes, its timeouts in seconds, its certificate (PEM files) if it
+    speaks TLS, and the proxies that tell it who their clients are.
     """
 
     host: Text = "0.0.0.0"  # noqa: S104 - a server in a container must be reachable from outside
     port: Port = 9100
+    workers: Annotated[int, Meta(ge=1, le=64, description="a whole number from 1 to 64")] = 1
     read_timeout: Seconds = 30.0
     write_timeout: Seconds = 30.0
     shutdown_timeout: Annotated[

@@ -23,12 +23,13 @@ from mcp_types import (
 from mcp_types import Tool as ListedTool
 
 from memtrace_cli import output
+from memtrace_cli.listening import address_of, bound_socket
 from memtrace_cli.logs import configure_logs
 from memtrace_cli.mcp.api import Api, ToolFailure
 from memtrace_cli.mcp.schemas import arguments_of, schema_of
 from memtrace_cli.mcp.settings import API_KEY, McpSettings
 from memtrace_cli.mcp.tools import TOOLS, Tool
-from memtrace_cli.server import Server, address_of, bound_socket
+from memtrace_cli.server import Server
 from memtrace_cli.settings import Server as ServerSettings
 from memtrace_cli.settings import SettingsError
 from memtrace_core.errors import InvalidInput

@@ -28,6 +28,7 @@ TABLE = [
     ("journal", "max_bytes", 1_073_741_824, 1 << 30, (0, -1, 1.5)),
     ("arc", "url", None, "http://arc.example:8000", ("",)),
     ("arc", "api_key", None, "arc-secret", ("",)),
+    ("server", "workers", 1, 64, (0, -1, 65, 1.5, "many")),
     ("server", "health_detail", "full", "summary", ("", "none", "FULL")),
     ("server", "tls_cert", None, "cert.pem", ("",)),
     ("server", "tls_key", None, "key.pem", ("",)),

@@ -7,7 +7,7 @@ from builders import in_memory, run
 
 from memtrace_cli.bootstrap import bootstrap
 from memtrace_cli.composition import compose
-from memtrace_cli.server import address_of, bound_socket
+from memtrace_cli.listening import address_of, bound_socket
 from memtrace_cli.settings import Arc, Auth, Journal, Settings, SettingsError
 from memtrace_core.errors import StorageUnavailable
 from memtrace_core.model import Permission
@@ -163,7 +163,8 @@ def test_a_damaged_check_value_is_told_from_a_wrong_key(tmp_path):
 def test_the_server_takes_all_the_open_files_it_may_have(hard, expected):
     """Thousands of connections must not end at what a shell grants unasked."""
     script = (
-        "from memtrace_cli.server import *; raise_open_files(); print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+        "import resource; from memtrace_cli.listening import raise_open_files; raise_open_files();"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     limited = f'ulimit -Sn 256; ulimit -Hn {hard}; exec "$0" -c "{script}"'
     ended = subprocess.run(["/bin/sh", "-c", limited, sys.executable], capture_output=True, text=True, check=True)

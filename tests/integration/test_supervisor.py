@@ -1,0 +1,121 @@
+"""The parent of the workers, with scripts in their places."""
+
+import asyncio
+import json
+import sys
+
+import pytest
+from builders import run
+from e2e.processes import eventually
+from loguru import logger
+
+from memtrace_cli import supervisor
+from memtrace_cli.listening import bound_socket
+from memtrace_cli.settings import Server, Settings
+from memtrace_cli.supervisor import Workers, pause_before_next
+
+SETTINGS = Settings(server=Server(host="127.0.0.1", port=0, workers=2, shutdown_timeout=0))
+READY = "import sys; settings = sys.stdin.readline(); print('ready', flush=True);"
+WAITS = READY + "sys.stdin.read()"
+STUBBORN = (
+    "import signal; signal.signal(signal.SIGTERM, lambda *_: None);" + READY + "[signal.pause() for _ in 'ab']"
+)
+
+
+@pytest.fixture
+def heard():
+    """Collect what the parent logs."""
+    messages = []
+    logger.remove()
+    handler = logger.add(lambda message: messages.append((message.record["message"], message.record["extra"])))
+    yield messages
+    logger.remove(handler)
+
+
+def with_scripts(monkeypatch, scripts):
+    """Let each worker that is started run the next script, the last one again and again; return those started."""
+    started = []
+
+    def command(_):
+        started.append(scripts[min(len(started), len(scripts) - 1)])
+        return [sys.executable, "-S", "-c", started[-1]]
+
+    monkeypatch.setattr(supervisor, "_command", command)
+    return started
+
+
+async def working(act=None):
+    """Run workers; when they are ready, do something with them, or stop. Return the exit code and how often."""
+    with bound_socket("127.0.0.1", 0) as bound:
+        workers, ready = Workers(SETTINGS, bound), []
+
+        def on_ready():
+            ready.append(1)
+            if act is None:
+                workers.stop()
+            else:
+                asyncio.get_running_loop().create_task(act(workers))
+
+        code = await asyncio.wait_for(workers.run(on_ready), 30)
+    return code, len(ready)
+
+
+def test_all_workers_get_the_settings_and_end_when_told(monkeypatch, tmp_path, heard):
+    """Each reads the settings from its standard input; ready is said once; the end is a 0, and not logged here."""
+    keep = f"import os, sys; open({str(tmp_path)!r} + '/' + str(os.getpid()), 'w').write(sys.stdin.readline());"
+    started = with_scripts(monkeypatch, [keep + "print('ready', flush=True); sys.stdin.read()"])
+    assert run(working()) == (0, 1)
+    assert len(started) == 2
+    given = [json.loads(file.read_text()) for file in tmp_path.iterdir()]
+    assert [one["server"]["workers"] for one in given] == [2, 2]
+    assert heard == []
+
+
+def test_a_worker_that_cannot_start_ends_the_server_with_its_code(monkeypatch, heard):
+    """The other worker is ended, ready is never said, and no other one is tried."""
+    started = with_scripts(monkeypatch, ["import sys; sys.exit(7)", WAITS])
+    assert run(working()) == (7, 0)
+    assert len(started) == 2
+
+
+def test_a_worker_that_is_killed_at_its_start_ends_the_server_with_1(monkeypatch):
+    """What has no exit code of its own counts as failed."""
+    with_scripts(monkeypatch, ["import os; os.kill(os.getpid(), 9)", WAITS])
+    assert run(working()) == (1, 0)
+
+
+def test_a_worker_that_ends_is_replaced(monkeypatch, heard):
+    """Another one is started in its place at once, and the log tells how it has ended."""
+    started = with_scripts(monkeypatch, [READY + "sys.stdin.read(1); sys.exit(3)", WAITS])
+    lives = []
+
+    async def end_one(workers):
+        (process,) = (one for one in workers._processes if one.pid == min(each.pid for each in workers._processes))
+        process.stdin.write(b"x")
+        await process.wait()
+        await asyncio.to_thread(
+            eventually, lambda: len(workers._processes) == 2 and process not in workers._processes
+        )
+        lives.append(len(started))
+        workers.stop()
+
+    assert run(working(end_one)) == (0, 1)
+    assert lives == [3]
+    assert heard == [("a worker has ended, another one takes its place", {"code": 3})]
+
+
+def test_workers_that_end_again_and_again_are_replaced_more_and_more_slowly():
+    """The first short life costs no time; from then on the pause doubles, up to half a minute."""
+    assert [pause_before_next(lives) for lives in range(9)] == [0, 0, 1, 2, 4, 8, 16, 30, 30]
+
+
+def test_told_twice_it_does_not_wait(monkeypatch):
+    """A worker that does not end by itself is killed at the second call."""
+    with_scripts(monkeypatch, [STUBBORN])
+
+    async def twice(workers):
+        workers.stop()
+        await asyncio.sleep(0)
+        workers.stop()
+
+    assert run(working(twice)) == (0, 1)
