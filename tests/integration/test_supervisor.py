@@ -21,6 +21,8 @@ STUBBORN = (
     "import signal; signal.signal(signal.SIGTERM, lambda *_: None);" + READY + "[signal.pause() for _ in 'ab']"
 )
 
+pytestmark = pytest.mark.timeout(20)
+
 
 @pytest.fixture
 def heard():
@@ -32,7 +34,7 @@ def heard():
     logger.remove(handler)
 
 
-def with_scripts(monkeypatch, scripts):
+def with_scripts(monkeypatch, scripts, patience=3600):
     """Let each worker that is started run the next script, the last one again and again; return those started."""
     started = []
 
@@ -41,6 +43,7 @@ def with_scripts(monkeypatch, scripts):
         return [sys.executable, "-S", "-c", started[-1]]
 
     monkeypatch.setattr(supervisor, "_command", command)
+    monkeypatch.setattr(supervisor, "KILL_AFTER_SECONDS", patience)
     return started
 
 
@@ -56,7 +59,7 @@ async def working(act=None):
             else:
                 asyncio.get_running_loop().create_task(act(workers))
 
-        code = await asyncio.wait_for(workers.run(on_ready), 30)
+        code = await workers.run(on_ready)
     return code, len(ready)
 
 
@@ -119,3 +122,9 @@ def test_told_twice_it_does_not_wait(monkeypatch):
         workers.stop()
 
     assert run(working(twice)) == (0, 1)
+
+
+def test_a_worker_that_does_not_end_in_time_is_killed(monkeypatch):
+    """Told once, the parent waits for as long as finishing may take, and no longer."""
+    with_scripts(monkeypatch, [STUBBORN], patience=0)
+    assert run(working()) == (0, 1)
