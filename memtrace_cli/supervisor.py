@@ -1,8 +1,9 @@
 """The parent of several server processes: it prepares what they share, starts them, and replaces those that die.
 
 A worker is a fresh process that inherits the listening socket, so that a connection that waits for one of them is
-taken by another if it dies. Its standard input is a pipe: through it come the settings, which are so the same for
-all whatever happens to their file, and when the pipe breaks the parent is gone.
+taken by another if it dies. Its standard input is a pipe: through it come the settings, the same for all whatever
+happens to their file, and the master key, so that it is in no worker's environment. When it breaks, the parent
+is gone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from memtrace_cli import output
 from memtrace_cli.bootstrap import bootstrap, check_journal
 from memtrace_cli.composition import compose
 from memtrace_cli.listening import address_of, announce, bound_socket, raise_open_files
-from memtrace_cli.settings import Settings, SettingsError
+from memtrace_cli.settings import PREFIX, Settings, SettingsError
 from memtrace_cli.tls import certificate_of
 from memtrace_sqlite import EnvelopeVault, Mode
 
@@ -93,6 +94,13 @@ async def _prepare(settings: Settings, key: EnvelopeVault, *, new_journal: bool)
         await check_journal(services)
     finally:
         await services.close()
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """What a worker is told: the settings, and the variables of the environment that are ours."""
+
+    settings: Settings
+    variables: dict[str, str]
 
 
 class CannotStart(Exception):
@@ -170,6 +178,7 @@ class Workers:
             *_command(self._bound.fileno()),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
             pass_fds=(self._bound.fileno(),),
             process_group=0,
         )
@@ -179,7 +188,8 @@ class Workers:
         try:
             if self._stopping.is_set():
                 process.terminate()
-            process.stdin.write(msgspec.json.encode(self._settings) + b"\n")
+            ours = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+            process.stdin.write(msgspec.json.encode(Orders(self._settings, ours)) + b"\n")
             async for line in process.stdout:
                 if line == READY and not ready.done():
                     ready.set_result(None)

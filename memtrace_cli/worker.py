@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import sys
 
@@ -18,7 +17,7 @@ from memtrace_cli.logs import configure_logs
 from memtrace_cli.secrets import vault
 from memtrace_cli.server import Server
 from memtrace_cli.settings import Settings
-from memtrace_cli.supervisor import READY
+from memtrace_cli.supervisor import READY, Orders
 from memtrace_cli.tls import certificate_of
 from memtrace_cli.tracing import tracing_of
 from memtrace_core.errors import MemtraceError
@@ -29,16 +28,17 @@ from memtrace_sqlite import EnvelopeVault, Mode
 def work(listening: int) -> int:
     """Serve on an inherited socket until told to stop, or until the parent is gone, and return the exit code.
 
-    Standard input begins with the settings, in a line of JSON, and ends with the parent. A line on standard output
+    Standard input begins with the orders, in a line of JSON, and ends with the parent. A line on standard output
     tells that connections are taken.
     """
-    settings_line = sys.stdin.buffer.readline()
-    if not settings_line:
+    line = sys.stdin.buffer.readline()
+    if not line:
         return output.FAILED  # the parent is gone already
-    settings = msgspec.json.decode(settings_line, type=Settings)
+    orders = msgspec.json.decode(line, type=Orders)
+    settings = orders.settings
     log = configure_logs(settings.log.level, settings.log.format)
     try:
-        return uvloop.run(_serve(settings, vault(os.environ), log, socket.socket(fileno=listening)))
+        return uvloop.run(_serve(settings, vault(orders.variables), log, socket.socket(fileno=listening)))
     except MemtraceError as error:
         return output.fail(error)
 

@@ -131,6 +131,24 @@ def test_a_revoked_key_fails_on_the_next_request_to_every_worker(
     assert [line.ask("GET", "/api/v1/memories")[0] for line in lines] == [401] * WORKERS
 
 
+def test_figures_are_those_of_all_workers_together(crewed: Deployment, crew: Server, open_lines: Opener) -> None:
+    """Whichever worker is asked for the metrics tells of what all have accepted."""
+    lines = open_lines(crew, crewed.tenant())
+
+    def accepted() -> float:
+        with crew.client() as api:
+            told = api.get("/metrics").text
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in told.splitlines()
+            if line.startswith("memtrace_memories_total") and "stored" in line
+        )
+
+    before = accepted()
+    assert [line.post(f"counted by {line.worker}")[0] for line in lines] == [201] * WORKERS
+    assert [accepted() for _ in range(2 * WORKERS)] == [before + WORKERS] * 2 * WORKERS
+
+
 def test_delivery_goes_on_when_its_owner_is_killed_and_another_worker_takes_its_place(
     arc: ArcDouble, crewed: Deployment, crew: Server, open_lines: Opener
 ) -> None:

@@ -64,13 +64,20 @@ async def working(act=None):
 
 
 def test_all_workers_get_the_settings_and_end_when_told(monkeypatch, tmp_path, heard):
-    """Each reads the settings from its standard input; ready is said once; the end is a 0, and not logged here."""
-    keep = f"import os, sys; open({str(tmp_path)!r} + '/' + str(os.getpid()), 'w').write(sys.stdin.readline());"
+    """Each reads the settings and our variables from its standard input; ready is said once; the end is a 0."""
+    monkeypatch.setenv("MEMTRACE_OF_OURS", "1")
+    keep = (
+        "import json, os, sys; given = json.loads(sys.stdin.readline());"
+        "given['environ'] = [name for name in os.environ if name.startswith('MEMTRACE_')];"
+        f"json.dump(given, open({str(tmp_path)!r} + '/' + str(os.getpid()), 'w'));"
+    )
     started = with_scripts(monkeypatch, [keep + "print('ready', flush=True); sys.stdin.read()"])
     assert run(working()) == (0, 1)
     assert len(started) == 2
     given = [json.loads(file.read_text()) for file in tmp_path.iterdir()]
-    assert [one["server"]["workers"] for one in given] == [2, 2]
+    assert [one["settings"]["server"]["workers"] for one in given] == [2, 2]
+    assert [one["variables"]["MEMTRACE_OF_OURS"] for one in given] == ["1", "1"]
+    assert [one["environ"] for one in given] == [[], []]
     assert heard == []
 
 
