@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import json
 import re
+import select
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -55,9 +56,24 @@ class Lines:
     def _write_waiting(self) -> None:
         with self._lock:
             lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            if lines:
-                sys.stderr.write("\n".join(lines) + "\n")
+            for portion in _portions(lines):
+                sys.stderr.write(portion)
                 sys.stderr.flush()
+
+
+def _portions(lines: Sequence[str]) -> Iterator[str]:
+    """Join lines to texts that a pipe takes whole: other workers of the server write into it, too."""
+    portion: list[str] = []
+    size = 0
+    for line in lines:
+        length = 1 + (len(line) if line.isascii() else len(line.encode(errors="backslashreplace")))
+        if portion and size + length > select.PIPE_BUF:
+            yield "".join(portion)
+            portion, size = [], 0
+        portion.append(line + "\n")
+        size += length
+    if portion:
+        yield "".join(portion)
 
 
 def console(time: datetime, level: str, message: str, fields: Mapping[str, object]) -> str:

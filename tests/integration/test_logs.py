@@ -3,14 +3,17 @@ import io
 import json
 import logging
 import re
+import select
 import sys
 from datetime import datetime
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from loguru import logger
 
+from memtrace_cli.log_lines import Lines
 from memtrace_cli.logs import configure_logs
 
 forms = pytest.mark.parametrize("form", ["console", "json"])
@@ -339,3 +342,20 @@ def test_requests_are_no_warnings(logs, level):
     captured = logs("console", level)
     captured.log_request("GET", "/", 200, 0.1, None, "r", None, None)
     assert captured.getvalue() == ""
+
+
+def test_lines_that_are_written_together_reach_a_pipe_whole(monkeypatch):
+    """What is written at once ends with a line and is no more than a pipe takes whole, a longer line apart."""
+    texts = []
+    monkeypatch.setattr(sys, "stderr", mock.Mock(write=texts.append))
+    lines = [letter * length for letter, length in (("a", 2000), ("ü", 1500), ("c", 9), ("d", 5000), ("e", 7))]
+
+    async def body():
+        log = Lines()
+        for line in lines:
+            log.write_soon(line)
+        await asyncio.sleep(0)
+
+    asyncio.run(body())
+    assert [text.split("\n")[:-1] for text in texts] == [lines[:1], lines[1:3], lines[3:4], lines[4:]]
+    assert all(len(text.encode()) <= select.PIPE_BUF for text in texts if "d" not in text)
