@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from memtrace_cli.log_lines import LEVELS, Lines, Render, as_json, console
-from memtrace_http.edge import no_log
 
 if TYPE_CHECKING:
     from loguru import Record
@@ -39,7 +38,7 @@ def configure_logs(level: str, form: str) -> RequestLog:
     # uvicorn's own tale of starting and stopping is told by `serve`.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    return _request_log(lines, as_json if form == "json" else console) if level in ("debug", "info") else no_log
+    return _request_log(lines, as_json if form == "json" else console) if level in ("debug", "info") else _no_log
 
 
 def _request_log(lines: Lines, render: Render) -> RequestLog:
@@ -71,6 +70,10 @@ def _request_log(lines: Lines, render: Render) -> RequestLog:
         lines.write_soon(render(datetime.now(UTC), "INFO", "request", fields))
 
     return log
+
+
+def _no_log(*_: object) -> None:
+    """Log no request."""
 
 
 class _Bridge(logging.Handler):
