@@ -29,6 +29,7 @@ from memtrace_cli.composition import compose
 from memtrace_cli.listening import address_of, announce, bound_socket, raise_open_files
 from memtrace_cli.settings import PREFIX, Settings, SettingsError
 from memtrace_cli.tls import certificate_of
+from memtrace_cli.tracing import tracing_of
 from memtrace_sqlite import EnvelopeVault, Mode
 
 READY = b"ready\n"
@@ -48,6 +49,7 @@ async def supervise(settings: Settings, key: EnvelopeVault, *, new_journal: bool
     """
     raise_open_files()  # for the workers, too
     certificate = certificate_of(settings.server)
+    tracing_of(settings)  # what stops tracing is told before anything is written
     with bound_socket(settings.server.host, settings.server.port) as bound, _shared_figures(settings):
         url = address_of(bound, tls=certificate is not None)
         await _prepare(settings, key, new_journal=new_journal)
