@@ -57,6 +57,11 @@ class Line:
         answer = self._connection.getresponse()
         return answer.status, json.loads(answer.read())
 
+    def read(self, path: str) -> str:
+        """Return the content of an answer that is no JSON."""
+        self._connection.request("GET", path)
+        return self._connection.getresponse().read().decode()
+
     def post(self, content: str) -> tuple[int, Any]:
         """Store a memory of ada."""
         return self.ask("POST", "/api/v1/memories", {"agent_id": "ada", "content": content})
@@ -67,12 +72,14 @@ class Line:
 
     def _taken_by(self, server: Server) -> int:
         assert isinstance(self._connection.sock, socket.socket)
-        ours = f":{self._connection.sock.getsockname()[1]:04X}"
+        theirs, ours = (f":{port:04X}" for port in (server.port, self._connection.sock.getsockname()[1]))
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-            _, _, remote, *others = line.split()
-            if remote.endswith(ours):
+            _, local, remote, *others = line.split()
+            if local.endswith(theirs) and remote.endswith(ours):
                 link = f"socket:[{others[6]}]"
-                return next(pid for pid in workers_of(server) if link in _links(pid))
+                for pid in workers_of(server):
+                    if link in _links(pid):
+                        return pid
         raise AssertionError("nobody has taken the connection")
 
 
