@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("--cycles", type=int, default=100)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--seconds-per-cycle", type=float, default=0.6, help="the most that traffic lasts")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the server; single ones die, too")
     parser.add_argument("--keep", type=Path, help="a folder for all files, which are kept")
     asked = parser.parse_args()
     # Whoever is told to end takes all processes along.
@@ -28,7 +29,13 @@ def main() -> int:
     with ExitStack() as stack:
         folder = asked.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        result = run(folder, cycles=asked.cycles, seed=asked.seed, seconds_per_cycle=asked.seconds_per_cycle)
+        result = run(
+            folder,
+            cycles=asked.cycles,
+            seed=asked.seed,
+            seconds_per_cycle=asked.seconds_per_cycle,
+            workers=asked.workers,
+        )
     for violation in result.violations:
         print(violation)
     print(f"{result} ({time.monotonic() - began:.0f} s, {result.set_aside} set aside)")

@@ -108,8 +108,16 @@ class Cycles:
                 own = Random(rng.random())
                 pen = Pen(f"{one.name}.{number}.{writer}", _agent(number), own)
                 tasks.append(asyncio.create_task(write(reader, pen, own, self.recorder, stop)))
+        tasks.append(asyncio.create_task(self._lose_a_worker(plan, Random(rng.random()))))
         await self._kill(plan, stop)
         await asyncio.gather(*tasks)
+
+    async def _lose_a_worker(self, plan: Plan, rng: Random) -> None:
+        """Kill one worker in some of the cycles; the others go on, and its connections break."""
+        if self.world.workers > 1 and rng.random() < 0.5:
+            await asyncio.sleep(rng.uniform(0, plan.seconds))
+            self.recorder.server_lives = False
+            self.world.kill_a_worker()
 
     async def _kill(self, plan: Plan, stop: asyncio.Event) -> None:
         """Kill the server, the double, or both; a server that lives on sees the double come back."""

@@ -33,9 +33,9 @@ class Result:
         return summed_up(self.seed, self.cycles, self.attempts, self.violations)
 
 
-def run(folder: Path, *, cycles: int, seed: int, seconds_per_cycle: float) -> Result:
+def run(folder: Path, *, cycles: int, seed: int, seconds_per_cycle: float, workers: int = 1) -> Result:
     """Run so many cycles in a folder; the first one that shows a violation is the last."""
-    world, recorder = World(folder, Random(seed)), Recorder()
+    world, recorder = World(folder, Random(seed), workers), Recorder()
     with world.living():
         course = Cycles(world, recorder, seconds_per_cycle, seed)
         done = asyncio.run(_cycles(course, recorder, cycles))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -11,6 +13,7 @@ from typing import Any
 
 import apsw
 from arc_double.process import ArcProcess
+from e2e.crew import workers_of
 from e2e.processes import Deployment, Server, Tenant
 
 from torture.compaction import compact
@@ -52,16 +55,19 @@ class World:
 
     Args:
         folder: where everything lies.
-        rng: draws the settings with which processes are started.
+        rng: draws the settings with which processes are started, and who is killed.
+        workers: how many processes the server has.
     """
 
-    def __init__(self, folder: Path, rng: Random) -> None:
-        self.deployment = Deployment(folder, **SETTINGS)
+    def __init__(self, folder: Path, rng: Random, workers: int = 1) -> None:
+        self.deployment = Deployment(folder, **SETTINGS, MEMTRACE_SERVER_WORKERS=str(workers))
+        self.workers = workers
         self.arc = ArcProcess(data=folder / "arc", max_buffer_age_ms=20)
         self.server: Server | None = None
         self.orgs: list[Inhabitant] = []
         self._rng = rng
         self._log: Path | None = None
+        self._orphans: set[int] = set()
 
     @contextmanager
     def living(self) -> Iterator[None]:
@@ -72,6 +78,7 @@ class World:
             yield
         finally:
             self.kill_server()
+            _kill(self._orphans)
             self.arc.kill()
 
     def _settle(self, name: str, place: tuple[str, str] | None) -> Inhabitant:
@@ -94,6 +101,9 @@ class World:
         """Start whatever does not run, both at the same time, and wait until both answer."""
         variables = {"MEMTRACE_JOURNAL_SETTLE_SECONDS": str(settle_seconds)}
         fresh = self.server is None
+        if fresh and self._log is not None:
+            # Workers of the former server may still be writing into that one.
+            self._log.unlink()
         self.server = self.server or self.deployment.start(variables=variables)
         if self.arc.process is None:
             self.start_arc()
@@ -107,14 +117,27 @@ class World:
         self.arc.start()
 
     def kill_server(self) -> bool:
-        """End the server as kill -9 does; false if it had ended by itself."""
+        """End the server as kill -9 does; false if it had ended by itself.
+
+        Of a server with workers sometimes only the parent: they end beside the next server, in good order.
+        """
         server, self.server = self.server, None
         if server is None:
             return True
         running = server.process.poll() is None
+        workers = workers_of(server)
         server.kill()
+        if workers and self._rng.random() < 0.5:
+            self._orphans.update(workers)
+        else:
+            _kill(workers)
         self._log = server.err_file
         return running
+
+    def kill_a_worker(self) -> None:
+        """End one worker of the server, if it has any."""
+        if self.server is not None and (workers := workers_of(self.server)):
+            _kill([self._rng.choice(workers)])
 
     def complaints(self) -> list[str]:
         """Return the errors that the server logged last, memories set aside apart: those are Arc's."""
@@ -146,3 +169,10 @@ class World:
             return list(connection.execute(sql))
         finally:
             connection.close()
+
+
+def _kill(workers: Iterable[int]) -> None:
+    for pid in workers:
+        with suppress(OSError):  # it has ended, and its number may be another one's
+            if b"memtrace_cli.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
