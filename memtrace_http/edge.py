@@ -23,6 +23,7 @@ Observer = Callable[[str, str | None, int, float], None]
 # Stands for a slash that was written `%2F`, while the path is split at its slashes. No decoded path holds it.
 _INNER_SLASH = "\udc2f"
 _ENCODED_SLASH = re.compile(b"%2f", re.IGNORECASE)
+_SLASHES = re.compile("/+")
 # Behind this every slash is part of the reference: a dedup key may be a URL.
 _REFERENCE_PATH = b"/api/v1/memories/"
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -67,7 +68,7 @@ class Edge:
         cast(dict[str, object], scope)[REQUEST_ID] = request_id
         raw_path = scope.get("raw_path")
         if raw_path and (_ENCODED_SLASH.search(raw_path) or _REFERENCE_PATH in raw_path):
-            scope["path"] = _path(raw_path)
+            scope["path"] = _path(_below_mount(raw_path, scope["path"]))
 
         async def marked(message: Message) -> None:
             nonlocal status
@@ -98,6 +99,16 @@ class Edge:
 def path_text(text: str) -> str:
     """Return a path parameter with its encoded slashes as slashes."""
     return text.replace(_INNER_SLASH, "/")
+
+
+def _below_mount(raw_path: bytes, path: str) -> bytes:
+    """Return what a mounted app shall look at: some hosts cut their own part from `path`, and leave `raw_path`."""
+    whole = unquote(raw_path.decode("latin-1"))
+    if whole == path:
+        return raw_path
+    # Litestar's mounts also make one slash of several, and add one at the end.
+    mount = _SLASHES.sub("/", whole).rstrip("/").removesuffix(path.rstrip("/"))
+    return raw_path.removeprefix(mount.encode())
 
 
 def _path(raw_path: bytes) -> str:
