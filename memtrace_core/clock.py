@@ -6,6 +6,8 @@ import asyncio
 import time
 from datetime import UTC, datetime
 
+__all__ = ["SystemClock"]
+
 
 class SystemClock:
     """The real time; tests move `memtrace_core.testing.ManualClock` by hand instead."""

@@ -10,6 +10,18 @@ import msgspec
 from memtrace_core.model import UNIMPORTANT, Memory, MemoryType
 from memtrace_core.query import Horizon, OwnSpan
 
+__all__ = [
+    "DeliveredRun",
+    "Draft",
+    "Duplicate",
+    "EntryState",
+    "JournalEntry",
+    "JournalView",
+    "OrgBacklog",
+    "OrgHoldings",
+    "PendingBatch",
+]
+
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
     """A valid memory that has no time and no id yet; the journal stamps both.

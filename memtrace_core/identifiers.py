@@ -6,6 +6,21 @@ import hashlib
 import re
 import secrets
 
+__all__ = [
+    "API_KEY_PREFIX",
+    "NODE_DIGITS",
+    "api_key_digest",
+    "memory_id",
+    "new_agent_id",
+    "new_api_key",
+    "new_instance_id",
+    "new_key_id",
+    "new_node_id",
+    "new_org_id",
+    "new_session_id",
+    "parse_memory_id",
+]
+
 API_KEY_PREFIX = "mtk_"
 NODE_DIGITS = 6
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
+__all__ = ["SILENT", "Meter", "Operation", "SilentMeter"]
+
 Operation = Literal["write", "query", "count", "confirm", "ping"]
 
 

@@ -11,6 +11,8 @@ from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.ports import ArcGateway, Clock
 from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
 
+__all__ = ["MeteredGateway"]
+
 Answer = TypeVar("Answer")
 
 

@@ -11,6 +11,28 @@ import msgspec
 
 from memtrace_core.errors import InvalidInput
 
+__all__ = [
+    "DEFAULT_ORG_ID",
+    "DEFAULT_ORG_NAME",
+    "EMBEDDED_URL",
+    "LEGACY_INSTANCE_ID",
+    "MEMORY_TYPES",
+    "UNIMPORTANT",
+    "APIKey",
+    "Agent",
+    "AgentCounts",
+    "ArcInstance",
+    "KeyState",
+    "Memory",
+    "MemoryType",
+    "Org",
+    "Permission",
+    "Principal",
+    "SealedSecret",
+    "Session",
+    "SessionStatus",
+]
+
 MemoryType = Literal["episodic", "session", "decision", "entity"]
 MEMORY_TYPES: tuple[MemoryType, ...] = get_args(MemoryType)
 

@@ -34,6 +34,8 @@ from memtrace_core.model import (
 )
 from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, OwnSpan, Position
 
+__all__ = ["ArcGateway", "Clock", "Journal", "KeyVault", "MetadataRepo", "Ownership"]
+
 
 class Clock(Protocol):
     """Time, so that no test sleeps to make it pass."""

@@ -18,6 +18,19 @@ from memtrace_core.errors import InvalidInput
 from memtrace_core.model import Memory
 from memtrace_core.timewindow import from_us, to_us
 
+__all__ = [
+    "AgentCountQuery",
+    "Horizon",
+    "MemoryQuery",
+    "Order",
+    "OwnSpan",
+    "Position",
+    "decode_cursor",
+    "encode_cursor",
+    "fold",
+    "position_of",
+]
+
 Order = Literal["desc", "asc"]
 
 _CURSOR = re.compile(r"([da])(-?[0-9]{1,18})\.([a-z]+_[0-9a-f]{24})", re.ASCII)

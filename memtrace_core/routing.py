@@ -8,6 +8,8 @@ from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.ports import ArcGateway
 from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
 
+__all__ = ["GatewayByURL"]
+
 
 class GatewayByURL:
     """One gateway for embedded instances, another for those behind `http://` or `https://`.

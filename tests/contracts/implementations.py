@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import functools
 import itertools
+import runpy
 import shutil
 import socket
 import tempfile
@@ -37,6 +38,9 @@ from memtrace_core.testing import (
 )
 from memtrace_core.timewindow import to_us
 from memtrace_sqlite import EnvelopeVault, MasterKey, SqliteEmbeddedGateway, SqliteJournal, SqliteMetadataRepo
+
+# The example syncs every batch, which is for its users and not for a suite of many.
+IN_MEMORY = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 
 Harness = TypeVar("Harness")
 Factory = Callable[[Path, ManualClock, DedupPolicy], AbstractAsyncContextManager[Harness]]
@@ -243,12 +247,33 @@ async def gateway_to_arc(
             await gateway.close()
 
 
+@functools.cache
+def gateway_of_the_example() -> Callable[[Path], ArcGateway]:
+    """Return the gateway that docs/examples shows to those who write one of their own."""
+    file = Path(__file__).parents[2] / "docs" / "examples" / "own_gateway.py"
+    gateway: Callable[[Path], ArcGateway] = runpy.run_path(str(file))["FolderGateway"]
+    return gateway
+
+
+@asynccontextmanager
+async def gateway_to_a_folder(_: Path, clock: ManualClock, dedup: DedupPolicy) -> AsyncIterator[WritingHarness]:
+    """Open the example's gateway; where an organization's folder should be, a file stands in the way."""
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        unreachable = instance("org_cut_off")
+        Path(folder, unreachable.org_id).touch()  # noqa: ASYNC240 - nobody waits meanwhile
+        gateway = gateway_of_the_example()(Path(folder))
+        yield WritingHarness(
+            gateway=gateway, keep=keep_by_writing(gateway), instance_of=instance, unreachable=unreachable
+        )
+
+
 JOURNALS: list[tuple[str, Factory[JournalHarness]]] = [
     ("in memory", journal_in_memory),
     ("sqlite", journal_in_sqlite),
 ]
 WRITING_GATEWAYS: list[tuple[str, Factory[WritingHarness]]] = [
     ("in memory", gateway_in_memory),
+    ("example", gateway_to_a_folder),
     *((f"arc {version}", functools.partial(gateway_to_arc, version)) for version in RELEASED),
 ]
 GATEWAYS: list[tuple[str, Factory[GatewayHarness]]] = [
