@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
-from memtrace_cli import journal, key, keygen, org, output, vault
+from memtrace_cli import config, journal, key, keygen, org, output, vault
 from memtrace_cli.context import config_file
 from memtrace_core.errors import MemtraceError
 
@@ -35,6 +35,7 @@ app.command(key.app)
 app.command(journal.app)
 app.command(vault.app)
 app.command(keygen.app)
+app.command(config.app)
 
 # A server's libraries take longer to import than an admin command to run: they are imported where they are needed.
 

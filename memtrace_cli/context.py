@@ -12,7 +12,7 @@ from typing import TypeVar
 from memtrace_cli import output
 from memtrace_cli.composition import compose
 from memtrace_cli.secrets import vault
-from memtrace_cli.settings import Loaded, load_settings
+from memtrace_cli.settings import Loaded, examine_settings, load_settings
 from memtrace_core import Services
 from memtrace_sqlite import Mode
 
@@ -25,6 +25,11 @@ config_file: ContextVar[Path | None] = ContextVar("config_file", default=None)
 def settings() -> Loaded:
     """Read the settings of this command."""
     return load_settings(config_file.get(), os.environ)
+
+
+def examine() -> Loaded:
+    """Read the settings of this command as far as they can be read; what cannot be used is in `problems`."""
+    return examine_settings(config_file.get(), os.environ)
 
 
 def administer(work: Callable[[Services], Awaitable[Result]]) -> Result:

@@ -169,13 +169,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class Loaded(msgspec.Struct, frozen=True):
     """Settings, and what to tell the operator about them; `file` is None where there was none.
 
-    `origins` tells of each value that is not a default, as `section.key`, where it was found.
+    `origins` tells of each value that is not a default, as `section.key`, where it was found. `problems` is what
+    cannot be used; in `settings` a default stands in its place.
     """
 
     settings: Settings
     warnings: tuple[str, ...] = ()
     file: Path | None = None
     origins: Mapping[str, str] = {}
+    problems: tuple[SettingsError, ...] = ()
 
     def origin(self, section: str, key: str) -> str:
         """Return where a value comes from: a variable, a place in the file, or `default`."""
@@ -198,33 +200,48 @@ def load_settings(config: Path | None, environ: Mapping[str, str], *, system_fil
         system_file: the machine-wide file.
 
     Raises:
-        SettingsError: a file cannot be read, or a value is not what is expected.
+        SettingsError: a file cannot be read, or a value is not what is expected; the first of several.
     """
-    file = _file(config, environ, system_file)
+    loaded = examine_settings(config, environ, system_file=system_file)
+    if loaded.problems:
+        raise loaded.problems[0]
+    return loaded
+
+
+def examine_settings(config: Path | None, environ: Mapping[str, str], *, system_file: Path = SYSTEM_FILE) -> Loaded:
+    """Read the settings as far as they can be read, and tell of everything that cannot be used."""
     warnings: list[str] = []
+    problems: list[SettingsError] = []
     found: dict[tuple[str, str], _Origin] = {}
-    if file is not None:
-        found.update(_from_file(file, warnings))
-    found.update(_from_environment(environ, warnings))
+    file = None
+    try:
+        file = _file(config, environ, system_file)
+        if file is not None:
+            found.update(_from_file(file, warnings, problems))
+    except SettingsError as error:
+        problems.append(error)
+    found.update(_from_environment(environ, warnings, problems))
     sections: dict[str, Any] = {}
     for section, kind in _sections():
-        fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
-        values = {
-            name: _converted(origin, fields[name], secret=name in SECRETS)
-            for (owner, name), origin in found.items()
-            if owner == section
-        }
+        values = {}
+        for field in msgspec.structs.fields(kind):
+            origin = found.get((section, field.name))
+            if origin is not None:
+                try:
+                    values[field.name] = _converted(origin, field.type, secret=field.name in SECRETS)
+                except SettingsError as error:
+                    problems.append(error)
         sections[section] = kind(**values)
     settings = Settings(**sections)
     if settings.journal_file.absolute() == settings.database_file.absolute():
-        raise SettingsError("journal.path and auth.db_path name the same file; they must be two")
+        problems.append(SettingsError("journal.path and auth.db_path name the same file; they must be two"))
     if settings.journal.settle_seconds < SHORTEST_SAFE_SETTLE:
         warnings.append(
             f"journal.settle_seconds is below {SHORTEST_SAFE_SETTLE}: "
             "memories may be looked for in Arc before it shows them"
         )
     origins = {f"{section}.{key}": origin.name for (section, key), origin in found.items()}
-    return Loaded(settings, tuple(warnings), file, origins)
+    return Loaded(settings, tuple(warnings), file, origins, tuple(problems))
 
 
 def _file(config: Path | None, environ: Mapping[str, str], system_file: Path) -> Path | None:
@@ -246,7 +263,9 @@ def _is_file(path: Path) -> bool:
         return False  # in a folder that this user may not enter
 
 
-def _from_file(file: Path, warnings: list[str]) -> Iterator[tuple[tuple[str, str], _Origin]]:
+def _from_file(
+    file: Path, warnings: list[str], problems: list[SettingsError]
+) -> Iterator[tuple[tuple[str, str], _Origin]]:
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -266,7 +285,7 @@ def _from_file(file: Path, warnings: list[str]) -> Iterator[tuple[tuple[str, str
                 f"{file}: unknown section [{_short(section)}]{_nearest(section, [one for one, _ in known])}"
             )
         elif not isinstance(keys, dict):
-            raise SettingsError(f"{file}: {section} is {_shown(keys)}, expected a section [{section}]")
+            problems.append(SettingsError(f"{file}: {section} is {_shown(keys)}, expected a section [{section}]"))
         else:
             for key, value in keys.items():
                 if (section, key) in known:
@@ -276,7 +295,9 @@ def _from_file(file: Path, warnings: list[str]) -> Iterator[tuple[tuple[str, str
                     warnings.append(f"{file}: unknown key {section}.{_short(key)}{near}")
 
 
-def _from_environment(environ: Mapping[str, str], warnings: list[str]) -> Iterator[tuple[tuple[str, str], _Origin]]:
+def _from_environment(
+    environ: Mapping[str, str], warnings: list[str], problems: list[SettingsError]
+) -> Iterator[tuple[tuple[str, str], _Origin]]:
     variables = {f"{PREFIX}{section}_{key}".upper(): (section, key) for section, key in _known()}
     others = {PREFIX + name for name in OTHER_VARIABLES}
     for name, value in environ.items():
@@ -284,8 +305,9 @@ def _from_environment(environ: Mapping[str, str], warnings: list[str]) -> Iterat
             try:
                 value.encode()
             except UnicodeEncodeError:
-                raise SettingsError(f"{name} is not valid UTF-8") from None
-            yield variables[name], _Origin(name, value)
+                problems.append(SettingsError(f"{name} is not valid UTF-8"))
+            else:
+                yield variables[name], _Origin(name, value)
         elif name.startswith(PREFIX) and name not in others:
             known = [one.removeprefix(PREFIX) for one in (*variables, *others)]
             warnings.append(f"unknown variable {_short(name)}{_nearest(name.removeprefix(PREFIX), known, PREFIX)}")
