@@ -10,6 +10,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from memtrace_cli import config, journal, key, keygen, org, output, vault
+from memtrace_cli.completion import Shell, install_script, print_script
 from memtrace_cli.context import config_file
 from memtrace_core.errors import MemtraceError
 
@@ -152,6 +153,30 @@ def mcp(
     if not http and (host is not None or port is not None):
         raise output.Misused("--host and --port go with --http")
     return run_mcp(http=http, host=host, port=port)
+
+
+@app.command
+def completion(
+    shell: Shell | None = None,
+    /,
+    *,
+    install: Annotated[
+        bool,
+        Parameter(negative=(), help="Put the script where the shell looks for it, and name it in its start file."),
+    ] = False,
+) -> None:
+    """Print the script by which a shell completes commands and options, or install it.
+
+    Example: memtrace completion bash > ~/.local/share/bash-completion/completions/memtrace
+
+    Example: memtrace completion --install
+
+    Parameters
+    ----------
+    shell
+        The shell; the one that runs this command if not given.
+    """
+    (install_script if install else print_script)(app, shell)
 
 
 @app.default
