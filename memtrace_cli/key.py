@@ -41,6 +41,8 @@ def create(
     _show_new(
         administer(lambda services: services.tenants.create_key(org, name, granted, lifetime=lifetime)), as_json
     )
+    if not as_json:
+        output.suggest("curl -H 'x-api-key: KEY' URL/api/v1/memories, with `memtrace serve` running at URL")
 
 
 @app.command

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from cyclopts import App
 
 from memtrace_cli import output
@@ -17,3 +19,6 @@ def master() -> None:
     Example: export MEMTRACE_MASTER_KEY=$(memtrace keygen master)
     """
     output.say(MasterKey.generate())
+    if sys.stdout.isatty():  # else a script takes it
+        output.note("keep it safe: without it no Arc key that it has sealed can be opened again")
+        output.suggest("export MEMTRACE_MASTER_KEY=… with this key, then memtrace serve")

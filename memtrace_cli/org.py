@@ -69,6 +69,10 @@ def list_orgs(*, as_json: Json = False) -> None:
         for org, instance in orgs
     ]
     output.say_table(("ID", "NAME", "CREATED", "ARC"), rows)
+    if not orgs:
+        output.suggest("memtrace org create NAME")
+    elif unbound := next((org.id for org, instance in orgs if instance is None), None):
+        output.suggest(f"memtrace org add-arc {unbound} --url URL --database NAME")
 
 
 @app.command
@@ -173,6 +177,8 @@ def set_arc(
 
     _say_instance("Arc instance changed", administer(work), as_json)
     _warn_of_plain_http(url or "")
+    if not as_json:
+        output.suggest(f"memtrace org check-arc {org_id}")
 
 
 @app.command
@@ -238,6 +244,7 @@ def remove_arc(org_id: str, /) -> None:
     """
     administer(lambda services: services.tenants.unbind(org_id))
     output.say(f"Arc instance of {org_id} removed")
+    output.suggest(f"memtrace org add-arc {org_id} --url URL --database NAME")
 
 
 @app.command

@@ -13,6 +13,15 @@ from memtrace_core.errors import MemtraceError
 
 DONE, FAILED, MISUSED = 0, 1, 2
 
+# How things stand, for the eye; the word itself says it too.
+_COLOURS = {
+    **dict.fromkeys(("ok", "active", "current"), "green"),
+    **dict.fromkeys(("warning", "superseded", "previous", "pending"), "yellow"),
+    **dict.fromkeys(("fault", "set_aside", "unknown"), "red"),
+    **dict.fromkeys(("revoked", "expired"), "dim"),
+}
+_COLOURED = ("VERDICT", "STATE", "MASTER KEY")
+
 
 class Misused(MemtraceError):
     """The command cannot be carried out as it was given."""
@@ -64,7 +73,8 @@ def say_json_line(value: object) -> None:
 def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows below their columns.
 
-    On a terminal the table is cut to its width. Elsewhere it is plain: no rules, no colour, nothing cut or folded.
+    On a terminal the table is cut to its width, and has colours unless NO_COLOR is set. Elsewhere it is plain: no
+    rules, no colour, nothing cut or folded.
     """
     if sys.stdout.isatty():
         _say_rich_table(columns, rows)
@@ -115,12 +125,19 @@ def _say_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> No
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
-        # The id is what the next command needs, so it is never cut.
+        # The first column is what the next command needs, so it is never cut.
         table.add_column(
-            column, no_wrap=True, overflow="ellipsis", min_width=_longest(rows) if index == 0 else None
+            column,
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=_longest(rows) if index == 0 else None,
+            style="cyan" if index == 0 and column not in _COLOURED else None,
         )
     for row in rows:
-        table.add_row(*map(Text, row))
+        styles = [
+            _COLOURS.get(cell, "") if column in _COLOURED else "" for column, cell in zip(columns, row, strict=True)
+        ]
+        table.add_row(*map(Text, row, styles))
     Console(no_color=bool(os.environ.get("NO_COLOR"))).print(table)
 
 

@@ -44,3 +44,4 @@ def rewrap(*, as_json: Json = False) -> None:
         output.say_json({"rewrapped": changed})
         return
     output.say(f"{changed} secrets sealed anew under the current master key")
+    output.suggest("memtrace vault status")

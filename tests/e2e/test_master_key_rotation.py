@@ -108,7 +108,7 @@ def test_the_runbook_changes_the_master_key_without_downtime(deployment: Deploym
             eventually(lambda: seen()["ready", 200] > 2, what="the load is on")
             ended = deployment.memtrace("vault", "rewrap")
             assert (ended.returncode, ended.stdout, ended.stderr) == (
-                0, "5 secrets sealed anew under the current master key\n", "",
+                0, "5 secrets sealed anew under the current master key\n", "next: memtrace vault status\n",
             )  # fmt: skip
             at_the_end = seen()["ready", 200]
             eventually(lambda: seen()["ready", 200] > at_the_end + 5, what="the server has noticed")

@@ -19,13 +19,18 @@ class Terminal(io.StringIO):
         return True
 
 
-def table_on_a_terminal(monkeypatch):
-    """Print the table on a terminal of 40 columns that takes colour, and return what was written."""
+def terminal(monkeypatch):
+    """Let output go to a terminal of 40 columns that takes colour."""
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setattr(sys, "stdout", Terminal())
+
+
+def table_on_a_terminal(monkeypatch):
+    """Print the table on a terminal, and return what was written."""
+    terminal(monkeypatch)
     output.say_table(COLUMNS, ROWS)
     return sys.stdout.getvalue()
 
@@ -87,6 +92,19 @@ def test_no_color_is_respected(monkeypatch):
     text = table_on_a_terminal(monkeypatch)
     assert "org_22" in text
     assert not re.search(r"\x1b\[[0-9;]*(3[0-9]|4[0-9]|9[0-7])[0-9;]*m", text)
+
+
+def test_on_a_terminal_a_state_has_its_colour(monkeypatch):
+    """How things stand is coloured in the columns that say so; the same word elsewhere is not."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    terminal(monkeypatch)
+    output.say_table(("ID", "NAME", "STATE"), [("a", "fault", "active"), ("b", "active", "fault")])
+    first, second = sys.stdout.getvalue().splitlines()[1:]
+    green, red = "\x1b[32m", "\x1b[31m"
+    assert f"{green}active" in first
+    assert f"{red}fault" in second
+    assert red not in first
+    assert green not in second
 
 
 @given(st.text(st.characters(exclude_categories=[])))
