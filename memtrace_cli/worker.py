@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
+from contextlib import suppress
 
 import msgspec
 import uvloop
@@ -51,7 +53,7 @@ async def _serve(settings: Settings, key: EnvelopeVault, log: RequestLog, listen
         server = Server(
             app_of(services, settings, log, metrics, plugins),
             settings.server,
-            on_started=lambda: output.say(READY.decode().rstrip()),
+            on_started=_tell_ready,
             certificate=certificate_of(settings.server),
         )
 
@@ -65,6 +67,12 @@ async def _serve(settings: Settings, key: EnvelopeVault, log: RequestLog, listen
     finally:
         await services.close()
     return output.DONE
+
+
+def _tell_ready() -> None:
+    # Without a parent nobody listens; what is open by now must be closed in good order all the same.
+    with suppress(BrokenPipeError):
+        os.write(sys.stdout.fileno(), READY)
 
 
 if __name__ == "__main__":

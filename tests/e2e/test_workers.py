@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,11 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
+import msgspec
 import pytest
 from arc_double import ArcDouble
 from e2e.crew import Line, is_running, lines_to_all, owner_of, whole, workers_of
 from e2e.journals import counted
 from e2e.processes import Deployment, Server, Tenant, eventually
+
+from memtrace_cli.listening import bound_socket
+from memtrace_cli.settings import Auth, Settings
+from memtrace_cli.supervisor import Orders
 
 Opener = Callable[..., list[Line]]
 
@@ -176,6 +183,25 @@ def hurried(deployment: Deployment) -> Deployment:
     """Return a deployment of the test's own with several workers, which have a second to end."""
     deployment.environment.update(SETTINGS, MEMTRACE_SERVER_SHUTDOWN_TIMEOUT="1")
     return deployment
+
+
+def test_a_worker_whose_parent_dies_while_it_starts_ends_in_good_order(deployment: Deployment) -> None:
+    """It finds nobody to tell that it is ready, and says nothing about that."""
+    deployment.org()
+    settings = Settings(auth=Auth(db_path=str(deployment.data / "memtrace.db")))
+    orders = Orders(settings, {"MEMTRACE_MASTER_KEY": deployment.master_key})
+    with bound_socket("127.0.0.1", 0) as bound:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "memtrace_cli.worker", str(bound.fileno())],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            pass_fds=[bound.fileno()], cwd=deployment.folder,
+        )  # fmt: skip
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdout.close()
+        worker.stdin.write(msgspec.json.encode(orders) + b"\n")
+        _, said = worker.communicate(timeout=60)
+    assert (worker.returncode, said) == (0, b"")
 
 
 @pytest.mark.slow
