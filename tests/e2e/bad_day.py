@@ -207,17 +207,21 @@ def keep_unpacked(day: Day, file: Path) -> None:
 
 
 def provoke_a_traceback(day: Day, server: Server, tenant: Tenant) -> None:
-    """Put a time into the database that there is none for, so that looking a key up is a defect."""
+    """Forbid something in the journal that no journal forbids, so that storing a memory is a defect."""
     made: dict[str, Any] = day.deployment.told("key", "create", "--org", tenant.org_id, "--name", "crash")
     day.secrets["an API key that crashes the server"] = forms(made["key"].encode())
-    broken = f"UPDATE api_keys SET expires_at = 9000000000000000000 WHERE key_id = '{made['id']}'"
-    execute(day.deployment.data / "memtrace.db", broken)
+    journal = day.deployment.data / "journal.db"
+    execute(
+        journal,
+        "CREATE TRIGGER forbidden BEFORE INSERT ON journal WHEN new.content = 'crash' "
+        "BEGIN SELECT raise(ABORT, 'forbidden'); END",
+    )
     with day.client(server, Tenant(tenant.org_id, made["key"], made["id"])) as api:
-        response = api.get("/api/v1/memories")
+        response = api.post("/api/v1/memories", json={"agent_id": "ada", "content": "crash"})
         assert (response.status_code, response.json()["code"]) == (500, "internal")
     (event,) = eventually(lambda: [event for event in server.events() if "exception" in event], what="a traceback")
     assert "Traceback" in event["exception"]
-    execute(day.deployment.data / "memtrace.db", f"DELETE FROM api_keys WHERE key_id = '{made['id']}'")
+    execute(journal, "DROP TRIGGER forbidden")
 
 
 def keep_a_waiting_command(day: Day, tenant: Tenant) -> None:
