@@ -80,9 +80,11 @@ class _Generation:
 
     def __init__(self) -> None:
         self.starts: set[int] = set()
-        self._bits = bytearray(FILTER_BITS // 8)
+        self._bits = bytearray()
 
     def add(self, claims: Collection[tuple[str, str]]) -> None:
+        if not self._bits:  # a command that only looks at a journal never comes here
+            self._bits = bytearray(FILTER_BITS // 8)
         bits, mask = self._bits, FILTER_BITS - 1
         for claim in claims:
             code = hash(claim)
@@ -92,6 +94,8 @@ class _Generation:
                 place = place + step & mask
 
     def may_hold(self, claim: tuple[str, str]) -> bool:
+        if not self._bits:
+            return False
         bits, mask = self._bits, FILTER_BITS - 1
         code = hash(claim)
         place, step = code & mask, code >> 32 | 1
