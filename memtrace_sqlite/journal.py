@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -246,5 +246,6 @@ class SqliteJournal:
         now = time.monotonic()
         if now - self._disk_looked_at >= DISK_LOOK_SECONDS:
             self._disk_looked_at = now
-            self._disk_is_full = shutil.disk_usage(self._path.parent).free < LEAST_FREE_BYTES
+            disk = os.statvfs(self._path.parent)
+            self._disk_is_full = disk.f_bavail * disk.f_frsize < LEAST_FREE_BYTES
         return self._disk_is_full

@@ -272,19 +272,19 @@ def test_a_full_disk_refuses_a_whole_group_and_keeps_no_part_of_it(tmp_path):
 def test_a_nearly_full_disk_refuses_before_sqlite_notices(tmp_path, monkeypatch):
     """With less than 64 MiB free nothing is accepted any more; what is there stays readable."""
 
-    class Usage:
-        free = journal_module.LEAST_FREE_BYTES
+    class Disk:
+        f_bavail, f_frsize = journal_module.LEAST_FREE_BYTES, 1
 
     async def scenario():
-        monkeypatch.setattr(journal_module.shutil, "disk_usage", lambda _: Usage)
+        monkeypatch.setattr(journal_module.os, "statvfs", lambda _: Disk)
         monkeypatch.setattr(journal_module, "DISK_LOOK_SECONDS", 0)
         journal = SqliteJournal(tmp_path / "journal.db", ManualClock())
         kept = await journal.append(ARC, [draft("older")])
-        Usage.free -= 1
+        Disk.f_bavail -= 1
         with pytest.raises(JournalFull, match="the disk is nearly full"):
             await journal.append(ARC, [draft("newer")])
         assert (await journal.view(MemoryQuery(org_id=ARC.org_id))).memories == kept
-        Usage.free += 1
+        Disk.f_bavail += 1
         await journal.append(ARC, [draft("newer")])
         await journal.close()
 
