@@ -6,8 +6,8 @@ one that `--config` or `MEMTRACE_CONFIG` names. `MEMTRACE_<SECTION>_<KEY>` overr
 
 from __future__ import annotations
 
+import functools
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -266,6 +266,8 @@ def _is_file(path: Path) -> bool:
 def _from_file(
     file: Path, warnings: list[str], problems: list[SettingsError]
 ) -> Iterator[tuple[tuple[str, str], _Origin]]:
+    import tomllib  # only where there is a file
+
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -381,5 +383,6 @@ def _sections() -> list[tuple[str, Any]]:
     return [(field.name, field.type) for field in msgspec.structs.fields(Settings)]
 
 
-def _known() -> list[tuple[str, str]]:
-    return [(section, field.name) for section, kind in _sections() for field in msgspec.structs.fields(kind)]
+@functools.cache  # reading the types of all settings takes longer than reading their values
+def _known() -> tuple[tuple[str, str], ...]:
+    return tuple((section, field.name) for section, kind in _sections() for field in msgspec.structs.fields(kind))
