@@ -28,7 +28,7 @@ from memtrace_cli.findings import (
 from memtrace_cli.settings import Settings
 from memtrace_core.errors import MemtraceError
 
-app = App(name="config", help="The settings: what they are, where they come from, and whether they can be used.")
+app = App(name="config")
 
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 

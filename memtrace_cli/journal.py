@@ -10,11 +10,11 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from memtrace_cli import output
-from memtrace_cli.context import administer
+from memtrace_cli.admin import administer
 from memtrace_core import Org, Services
 from memtrace_core.entries import EntryState, JournalEntry, OrgBacklog
 
-app = App(name="journal", help="Memories on their way to the organizations' Arcs.")
+app = App(name="journal")
 
 SHOWN_CHARACTERS = 60
 

@@ -8,11 +8,11 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from memtrace_cli import output
-from memtrace_cli.context import administer
+from memtrace_cli.admin import administer
 from memtrace_core import APIKey, Permission, Services
 from memtrace_core.timewindow import parse_duration
 
-app = App(name="key", help="API keys of an organization.")
+app = App(name="key")
 
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 

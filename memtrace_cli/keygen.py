@@ -9,7 +9,7 @@ from cyclopts import App
 from memtrace_cli import output
 from memtrace_sqlite import MasterKey
 
-app = App(name="keygen", help="Make fresh secrets.")
+app = App(name="keygen")
 
 
 @app.command

@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 from cyclopts import App, Parameter
 
 from memtrace_cli import output
-from memtrace_cli.context import administer
+from memtrace_cli.admin import administer
 from memtrace_cli.secrets import arc_api_key
 from memtrace_core import ArcInstance, Binding, MemtraceError, Services
 from memtrace_core.entries import OrgHoldings
 from memtrace_core.model import EMBEDDED_URL
 from memtrace_core.tenants import DEFAULT_MEASUREMENT
 
-app = App(name="org", help="Organizations, and the Arc instance of each.")
+app = App(name="org")
 
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 Yes = Annotated[bool, Parameter(name="--yes", alias="-y", negative=(), help="Do not ask.")]

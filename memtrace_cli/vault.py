@@ -7,9 +7,9 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from memtrace_cli import output
-from memtrace_cli.context import administer
+from memtrace_cli.admin import administer
 
-app = App(name="vault", help="The master keys under which the Arc keys are sealed.")
+app = App(name="vault")
 
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 
