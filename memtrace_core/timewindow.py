@@ -31,7 +31,7 @@ def to_us(moment: datetime) -> int:
 
 def from_us(us: int) -> datetime:
     """Return microseconds since 1970 as a datetime in UTC."""
-    return EPOCH + timedelta(microseconds=us)
+    return EPOCH + us * _MICROSECOND  # of every row: `timedelta(microseconds=us)` takes twice as long
 
 
 def parse_duration(text: str, *, field: str) -> timedelta:
