@@ -6,6 +6,7 @@ A memory's content is data: it is kept to one line, so that it cannot forge a he
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 import msgspec
 
@@ -94,12 +95,17 @@ def _left_out(count: int) -> str:
 
 
 def _line(memory: Memory) -> str:
-    line = f"- [{memory.time:%Y-%m-%dT%H:%M:%SZ}] {_one_line(memory.event_type)}: {_one_line(memory.content)}"
+    line = f"- [{_second(memory.time)}] {_one_line(memory.event_type)}: {_one_line(memory.content)}"
     if memory.memory_type == "decision" and memory.metadata:
         reasoning = memory.metadata.get("reasoning")
         if isinstance(reasoning, str) and reasoning:
             line += f" (reasoning: {_one_line(reasoning)})"
     return line
+
+
+def _second(time: datetime) -> str:
+    # Of up to 1,000 memories: `strftime` would take most of the time of a context.
+    return f"{str(msgspec.to_builtins(time))[:19]}Z"
 
 
 def _one_line(text: str) -> str:
