@@ -74,10 +74,9 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                given = list(message["headers"])
-                names = {name for name, _ in given}
-                given += [(name, value) for name, value in _HEADERS if name not in names]
-                message["headers"] = [*given, (b"x-request-id", request_id.encode())]
+                given = dict(message["headers"])
+                ours = [header for header in _HEADERS if header[0] not in given]
+                message["headers"] = [*message["headers"], *ours, (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
