@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import msgspec
 from loguru import logger
 
 from memtrace_cli import output
 from memtrace_cli.bootstrap import bootstrap, check_journal
 from memtrace_cli.composition import compose
 from memtrace_cli.listening import address_of, announce, bound_socket, raise_open_files
+from memtrace_cli.orders import orders_of
 from memtrace_cli.settings import PREFIX, Settings, SettingsError
 from memtrace_cli.tls import certificate_of
 from memtrace_cli.tracing import tracing_of
@@ -98,13 +98,6 @@ async def _prepare(settings: Settings, key: EnvelopeVault, *, new_journal: bool)
         await services.close()
 
 
-class Orders(msgspec.Struct, frozen=True):
-    """What a worker is told: the settings, and the variables of the environment that are ours."""
-
-    settings: Settings
-    variables: dict[str, str]
-
-
 class CannotStart(Exception):
     """A worker has ended before it was ever ready; it has said itself why."""
 
@@ -136,6 +129,8 @@ class Workers:
         """
         ready = [_Readiness() for _ in range(self._settings.server.workers)]
         posts = [asyncio.create_task(self._keep(one)) for one in ready]
+        for post in posts:
+            post.add_done_callback(self._stop_if_failed)
         all_ready: asyncio.Future[list[None]] = asyncio.gather(*ready)
         stopped: asyncio.Future[bool] = asyncio.ensure_future(self._stopping.wait())
         try:
@@ -149,7 +144,6 @@ class Workers:
         finally:
             self._stopping.set()
             stopped.cancel()
-            all_ready.cancel()
             await self._end(posts)
         return output.DONE
 
@@ -175,6 +169,7 @@ class Workers:
 
     async def _one_life(self, ready: _Readiness) -> int:
         """Start a worker, and return its exit code when it has ended."""
+        orders = orders_of(self._settings, os.environ)
         # Its own group: what is typed on a terminal (Ctrl-C) reaches this process alone, which passes it on.
         process = await asyncio.create_subprocess_exec(
             *_command(self._bound.fileno()),
@@ -190,14 +185,21 @@ class Workers:
         try:
             if self._stopping.is_set():
                 process.terminate()
-            ours = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
-            process.stdin.write(msgspec.json.encode(Orders(self._settings, ours)) + b"\n")
+            process.stdin.write(orders)
             async for line in process.stdout:
                 if line == READY and not ready.done():
                     ready.set_result(None)
             return await process.wait()
         finally:
             self._processes.discard(process)
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    def _stop_if_failed(self, post: asyncio.Task[None]) -> None:
+        """End the server when a worker can be kept no longer by a defect of ours, rather than go on without."""
+        if not post.cancelled() and post.exception() is not None:
+            self._stopping.set()
 
     async def _end(self, posts: Iterable[asyncio.Task[None]]) -> None:
         """End all workers, and come back when they are gone."""

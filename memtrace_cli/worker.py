@@ -8,7 +8,6 @@ import socket
 import sys
 from contextlib import suppress
 
-import msgspec
 import uvloop
 
 from memtrace_cli import output
@@ -16,10 +15,11 @@ from memtrace_cli.asgi import app_of, metrics_of
 from memtrace_cli.bootstrap import check_journal
 from memtrace_cli.composition import compose
 from memtrace_cli.logs import configure_logs
+from memtrace_cli.orders import read_orders
 from memtrace_cli.secrets import vault
 from memtrace_cli.server import Server
 from memtrace_cli.settings import Settings
-from memtrace_cli.supervisor import READY, Orders
+from memtrace_cli.supervisor import READY
 from memtrace_cli.tls import certificate_of
 from memtrace_cli.tracing import tracing_of
 from memtrace_core.errors import MemtraceError
@@ -36,7 +36,7 @@ def work(listening: int) -> int:
     line = sys.stdin.buffer.readline()
     if not line:
         return output.FAILED  # the parent is gone already
-    orders = msgspec.json.decode(line, type=Orders)
+    orders = read_orders(line)
     settings = orders.settings
     log = configure_logs(settings.log.level, settings.log.format)
     try:

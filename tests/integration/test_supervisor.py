@@ -3,15 +3,18 @@
 import asyncio
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from builders import run
+from e2e.crew import is_running
 from e2e.processes import eventually
 from loguru import logger
 
 from memtrace_cli import supervisor
 from memtrace_cli.listening import bound_socket
-from memtrace_cli.settings import Server, Settings
+from memtrace_cli.orders import orders_of, read_orders
+from memtrace_cli.settings import Server, Settings, load_settings
 from memtrace_cli.supervisor import Workers, pause_before_next
 
 SETTINGS = Settings(server=Server(host="127.0.0.1", port=0, workers=2, shutdown_timeout=0))
@@ -64,8 +67,9 @@ async def working(act=None):
 
 
 def test_all_workers_get_the_settings_and_end_when_told(monkeypatch, tmp_path, heard):
-    """Each reads the settings and our variables from its standard input; ready is said once; the end is a 0."""
+    """Each reads the settings and its secrets from its standard input; ready is said once; the end is a 0."""
     monkeypatch.setenv("MEMTRACE_OF_OURS", "1")
+    monkeypatch.setenv("MEMTRACE_MASTER_KEY", "secret")
     keep = (
         "import json, os, sys; given = json.loads(sys.stdin.readline());"
         "given['environ'] = [name for name in os.environ if name.startswith('MEMTRACE_')];"
@@ -76,9 +80,36 @@ def test_all_workers_get_the_settings_and_end_when_told(monkeypatch, tmp_path, h
     assert len(started) == 2
     given = [json.loads(file.read_text()) for file in tmp_path.iterdir()]
     assert [one["settings"]["server"]["workers"] for one in given] == [2, 2]
-    assert [one["variables"]["MEMTRACE_OF_OURS"] for one in given] == ["1", "1"]
+    assert [one["secrets"] for one in given] == [{"MEMTRACE_MASTER_KEY": "c2VjcmV0"}] * 2
     assert [one["environ"] for one in given] == [[], []]
     assert heard == []
+
+
+def test_orders_are_read_as_they_were_given():
+    """Settings of every kind come through, and so does a variable that is not UTF-8; others do not go with them."""
+    environ = {
+        "MEMTRACE_SERVER_TRUSTED_PROXIES": "10.0.0.1, fd00::/8",
+        "MEMTRACE_METRICS_TOKEN": "t",
+        "MEMTRACE_LIMITS_REQUESTS_PER_SECOND": "0.5",
+    }
+    settings = load_settings(None, environ, system_file=Path("none")).settings
+    secrets = {"MEMTRACE_MASTER_KEY_FILE": "/caf\udce9", "MEMTRACE_MASTER_KEY_PREVIOUS": "b, c"}
+    orders = read_orders(orders_of(settings, {**environ, **secrets, "MEMTRACE_OTHER": "\udce9"}))
+    assert orders.settings == settings
+    assert orders.variables == secrets
+
+
+def test_a_parent_that_can_keep_no_worker_ends(monkeypatch, tmp_path, caplog):
+    """A defect there is raised when the workers are gone, instead of leaving one that nobody looks after."""
+    note = f"open({str(tmp_path)!r} + '/' + str(os.getpid()), 'w').close();"
+    endless = f"import os; {note} print('x' * 200_000, flush=True); import time; time.sleep(60)"
+    with_scripts(monkeypatch, [endless])
+    with pytest.raises(ValueError, match="chunk"):
+        run(working())
+    started = [int(file.name) for file in tmp_path.iterdir()]
+    assert started
+    assert not any(map(is_running, started))
+    assert caplog.messages == []
 
 
 def test_a_worker_that_cannot_start_ends_the_server_with_its_code(monkeypatch, heard):
