@@ -16,8 +16,8 @@ _TOO_SLOW = Rejection("408 Request Timeout", "the request did not arrive in time
 class DeadlineProtocol(StrictProtocol):
     """The strict protocol with time limits; subclass it by `with_deadlines`.
 
-    A connection is closed when a request's headers take longer than `read_timeout`, and when a client takes no byte
-    of its answer for `write_timeout`. Both are in seconds.
+    A connection is closed when a request's headers take longer than `read_timeout`, and when a client does not take
+    its answer for `write_timeout`, the end of the last one included. Both are in seconds.
     """
 
     read_timeout: float
@@ -49,15 +49,23 @@ class DeadlineProtocol(StrictProtocol):
     def on_message_complete(self) -> None:
         """Note that the request is there as a whole."""
         super().on_message_complete()
-        if not self.in_message:
-            self._stop_header_timer()
+        if self.in_message:
+            return
+        self._stop_header_timer()
+        if self.unanswered == 0 and self.timeout_keep_alive_task is None:
+            # It was answered before it ended, so no answer will begin the wait for the next one.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_response_complete(self) -> None:
         """Give a request that is answered already a while to end, and no longer."""
         super().on_response_complete()
-        if self.in_message and not self.transport.is_closing():
+        if self.transport.is_closing():
+            self._expect_end()
+        elif self.in_message:
             self._stop_header_timer()
-            self._header_timer = self.loop.call_later(self.read_timeout, self.transport.close)
+            self._header_timer = self.loop.call_later(self.read_timeout, self._end)
 
     def on_headers_complete(self) -> None:
         """Note that the headers are there; the rest is the app's."""
@@ -74,6 +82,21 @@ class DeadlineProtocol(StrictProtocol):
         """Note that the client has taken what was waiting."""
         self._stop_write_timer()
         super().resume_writing()
+        if self.transport.is_closing():
+            self._expect_end()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection on which nothing more comes."""
+        self._end()
+
+    def _end(self) -> None:
+        super()._end()
+        self._expect_end()
+
+    def _expect_end(self) -> None:
+        """Give a client a while to take what is left for it; nobody else would look at a connection that closes."""
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self.write_timeout, self._abandon)
 
     def _expect_headers(self) -> None:
         self._header_timer = self.loop.call_later(self.read_timeout, self._give_up)
@@ -92,8 +115,8 @@ class DeadlineProtocol(StrictProtocol):
         self._header_timer = None
         if self.stray_bytes or self.in_message:
             self.refuse(_TOO_SLOW)
-        elif self.transport is not None:
-            self.transport.close()
+        else:
+            self._end()
 
     def _abandon(self) -> None:
         self._write_timer = None

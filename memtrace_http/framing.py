@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from memtrace_http.problems import Problem
 
 MAX_HEADER_BYTES = 64 << 10
+MOST_UNANSWERED = 100
 
 _log = logging.getLogger("memtrace.http")
 _SEPARATORS = len(": \r\n")
@@ -36,6 +37,11 @@ _CODED = Rejection("400 Bad Request", "no transfer-encoding but chunked is known
 _TOO_LARGE = Rejection(
     "431 Request Header Fields Too Large", "the request headers are larger than 64 KiB", "headers_too_large"
 )
+_TOO_MANY = Rejection(
+    "429 Too Many Requests",
+    f"{MOST_UNANSWERED} requests of this connection wait for their answers",
+    "too_many_requests",
+)
 
 
 class _Refused(Exception):
@@ -51,6 +57,7 @@ class StrictProtocol(HttpToolsProtocol):
 
     Headers are at most 64 KiB, and so is everything that belongs neither to a head nor to a body, such as the
     extensions of a chunk. Trailers are dropped, never taken for headers. A wish for another protocol is ignored.
+    Of the requests that are sent ahead of answers, at most `MOST_UNANSWERED` are kept.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -60,7 +67,7 @@ class StrictProtocol(HttpToolsProtocol):
         self.in_message = False
         self.stray_bytes = 0
         self._head_bytes = 0
-        self._unanswered = 0
+        self.unanswered = 0
         self._advanced = False
         self._repeating = False
         self._rejection: Rejection | None = None
@@ -69,13 +76,13 @@ class StrictProtocol(HttpToolsProtocol):
         """Take bytes; after a refusal they are ignored."""
         if self._rejection is not None:
             return
-        self._unset_keepalive_if_required()
+        if self.in_message:
+            self._unset_keepalive_if_required()
         self._advanced = False
+        rest: bytes | None = data
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._go_on_as_before(data[upgrade.args[0] :])
-            return
+            while rest is not None:
+                rest = self._parse(rest)
         except httptools.HttpParserError as error:
             cause = error.__context__
             self.refuse(cause.rejection if isinstance(cause, _Refused) else _MALFORMED)
@@ -89,6 +96,10 @@ class StrictProtocol(HttpToolsProtocol):
         """Note that a request has begun."""
         if self._repeating:
             return
+        # One read may hold thousands, of which each takes a hundred times the room of its bytes.
+        if self.unanswered >= MOST_UNANSWERED:
+            raise _Refused(_TOO_MANY)
+        self._unset_keepalive_if_required()
         self.reading_head = True
         self.in_message = True
         self._head_bytes = 0
@@ -117,7 +128,7 @@ class StrictProtocol(HttpToolsProtocol):
             return
         super().on_headers_complete()
         self.reading_head = False
-        self._unanswered += 1
+        self.unanswered += 1
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -134,9 +145,9 @@ class StrictProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on to the next answer, which may be a refusal."""
-        self._unanswered -= 1
+        self.unanswered -= 1
         super().on_response_complete()
-        if self._rejection is not None and self._unanswered == 0:
+        if self._rejection is not None and self.unanswered == 0:
             self._reject(self._rejection)
 
     def refuse(self, rejection: Rejection) -> None:
@@ -149,18 +160,24 @@ class StrictProtocol(HttpToolsProtocol):
                 self._end()
                 return
             self._forget_request()
-        if self._unanswered == 0:
+        if self.unanswered == 0:
             self._reject(rejection)
 
-    def _go_on_as_before(self, rest: bytes) -> None:
-        """Read on after a head that asks for another protocol, as if it did not.
+    def _parse(self, data: bytes) -> bytes | None:
+        """Take bytes; return what is to be read on behind a head that asks for another protocol, as if it did not.
 
         The parser believes that the rest is no HTTP. A new one is told of the length of the body alone.
         """
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+        else:
+            return None
         framing = [b"%b: %b\r\n" % (name, value) for name, value in self.headers if name in _FRAMING]
         self.parser = httptools.HttpRequestParser(self)
         self._repeating = True
-        self.data_received(b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n", rest]))
+        return b"".join([b"POST / HTTP/1.1\r\n", *framing, b"\r\n", rest])
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
@@ -169,7 +186,7 @@ class StrictProtocol(HttpToolsProtocol):
 
     def _forget_request(self) -> None:
         """Let the app know that the request it is reading, or is about to read, has no end."""
-        self._unanswered -= 1
+        self.unanswered -= 1
         if self.pipeline and self.pipeline[0][0] is self.cycle:
             self.pipeline.popleft()
         self.cycle.disconnected = True
