@@ -3,7 +3,7 @@ import re
 import pytest
 from integration.asgi import with_client
 
-from memtrace_http.routes import HANDLERS
+from memtrace_http.routes import HANDLERS, openapi
 
 MEMORY = {
     "agent_id": "ada",
@@ -273,6 +273,18 @@ def test_the_document_describes_every_route_that_there_is():
     }
     assert described == there - {("/schema/openapi.json", "GET")}
     assert document["openapi"] == "3.1.0"
+
+
+def test_the_document_is_made_once(monkeypatch):
+    """Whoever reaches the port may ask for it, as often as they like."""
+    made = []
+    monkeypatch.setattr(openapi, "document", lambda routes: made.append(1) or {"openapi": "3.1.0"})
+
+    @with_client()
+    async def scenario(client):
+        assert await document_of(client) == await document_of(client) == {"openapi": "3.1.0"}
+
+    assert made == [1]
 
 
 def test_options_tells_all_methods_of_a_path():
