@@ -19,13 +19,13 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class Counting:
-    """A `Meter`, and the observer of requests; `registry` holds what they count.
+    """A `Meter`, and the observer of requests; `registry` holds what they count, `by_org` what they count by org.
 
     The children of a family are looked up once: the library takes longer for that than for counting.
     """
 
     def __init__(self, *, per_org: bool = False) -> None:
-        self.registry = CollectorRegistry()
+        self.registry, self.by_org = CollectorRegistry(), CollectorRegistry()
         self._requests = self._histogram(figures.HTTP_REQUESTS)
         self._request: dict[tuple[str, str, int], Histogram] = {}
         self._arc_requests = self._histogram(figures.ARC_REQUESTS)
@@ -39,7 +39,7 @@ class Counting:
         self._confirmed = self._counter(figures.CONFIRMED)
         self._resent = self._counter(figures.RESENT)
         self._set_aside = self._counter(figures.SET_ASIDE)
-        self._org_memories = self._counter(figures.ORG_MEMORIES) if per_org else None
+        self._org_memories = self._counter(figures.ORG_MEMORIES, self.by_org) if per_org else None
         self._org_memory: dict[tuple[str, str], Counter] = {}
 
     def answered(self, method: str, route: str | None, status: int, seconds: float) -> None:
@@ -103,8 +103,8 @@ class Counting:
             child = self._org_memory[org_id, outcome] = self._org_memories.labels(org_id, outcome)
         child.inc(memories)
 
-    def _counter(self, figure: Figure) -> Counter:
-        return Counter(figure.name, figure.help, figure.labels, registry=self.registry)
+    def _counter(self, figure: Figure, registry: CollectorRegistry | None = None) -> Counter:
+        return Counter(figure.name, figure.help, figure.labels, registry=registry or self.registry)
 
     def _histogram(self, figure: Figure) -> Histogram:
         return Histogram(figure.name, figure.help, figure.labels, registry=self.registry, buckets=_BUCKETS)

@@ -64,17 +64,18 @@ class Metrics:
         Args:
             services: are asked how things stand.
             accept: the media types that the caller reads.
-            orgs: whose figures the caller may see.
+            orgs: whose figures the caller may see; empty for nobody's, which are not even put together then.
         """
         if self._reader is None:
             self._reader = StandingReader(services)
         standing = await self._reader.read()
         encode, media_type = choose_encoder(accept)
-        return encode(_Shown(self._families(standing), orgs)), media_type
+        return encode(_Shown(self._families(standing, by_org=bool(orgs)), orgs)), media_type
 
-    def _families(self, standing: Standing) -> Iterator[Metric]:
-        yield from self._counted().collect()
-        yield from families(standing, per_org=self.per_org)
+    def _families(self, standing: Standing, *, by_org: bool) -> Iterator[Metric]:
+        for registry in self._counted(by_org=by_org):
+            yield from registry.collect()
+        yield from families(standing, per_org=self.per_org and by_org)
         if self._journal_limit is not None:
             limit = figures.JOURNAL_LIMIT_BYTES
             yield GaugeMetricFamily(limit.name, limit.help, self._journal_limit)
@@ -83,12 +84,12 @@ class Metrics:
         yield build
         yield from self._process.collect()
 
-    def _counted(self) -> CollectorRegistry:
+    def _counted(self, *, by_org: bool) -> list[CollectorRegistry]:
         if self._shared is None:
-            return self.counting.registry
+            return [self.counting.registry, self.counting.by_org] if by_org else [self.counting.registry]
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(self._shared))  # type: ignore[no-untyped-call]  # the library's gap
-        return registry
+        return [registry]
 
 
 class _Shown:

@@ -262,6 +262,28 @@ def test_figures_of_orgs_are_for_the_operator_and_an_orgs_own_admin():
             assert text.encode() not in (await client.get("/metrics", key=None)).body
 
 
+def test_who_may_see_no_org_does_not_let_them_be_counted():
+    """With thousands of orgs it takes a while to put their figures together; not for whoever reaches the port."""
+    metrics = Metrics(per_org=True, token=TOKEN)
+    collected = []
+
+    class Watched:
+        def collect(self):
+            collected.append(1)
+            return []
+
+    metrics.counting.by_org.register(Watched())
+    collected.clear()
+
+    @with_client(metrics=metrics)
+    async def scenario(client):
+        await post(client, "one")
+        assert of_orgs(await samples(client)) == set()
+        assert collected == []
+        assert of_orgs(await samples(client, key=TOKEN)) == {ORG}
+        assert collected == [1]
+
+
 def test_no_org_is_named_unless_the_settings_say_so():
     """Without `per_org` not even the token or an admin sees an org."""
 
