@@ -32,6 +32,7 @@ class Lines:
     def __init__(self) -> None:
         self._waiting: deque[str] = deque()
         self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that will write what waits
 
     def write(self, line: str) -> None:
         """Write a line, after those that wait."""
@@ -40,15 +41,19 @@ class Lines:
 
     def write_soon(self, line: str) -> None:
         """Write a line with all others of this turn of the event loop; at once if there is none."""
-        first = not self._waiting
         self._waiting.append(line)
-        if first:
-            try:
-                asyncio.get_running_loop().call_soon(self._write_if_possible)
-            except RuntimeError:
-                self._write_waiting()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._write_waiting()
+            return
+        # That lines wait says nothing: another thread may have counted already those that it will write.
+        if self._loop is not loop:
+            loop.call_soon(self._write_if_possible)
+            self._loop = loop
 
     def _write_if_possible(self) -> None:
+        self._loop = None
         # Nobody waits for these lines who could be told.
         with contextlib.suppress(OSError, ValueError):
             self._write_waiting()

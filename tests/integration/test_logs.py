@@ -359,3 +359,16 @@ def test_lines_that_are_written_together_reach_a_pipe_whole(monkeypatch):
     asyncio.run(body())
     assert [text.split("\n")[:-1] for text in texts] == [lines[:1], lines[1:3], lines[3:4], lines[4:]]
     assert all(len(text.encode()) <= select.PIPE_BUF for text in texts if "d" not in text)
+
+
+def test_a_line_beside_one_of_another_thread_is_written(capsys):
+    """A thread that has counted the lines it is about to write leaves none behind for ever."""
+
+    async def body():
+        log = Lines()
+        log._waiting.append("of another thread")
+        log.write_soon("of a request")
+        await asyncio.sleep(0)
+
+    asyncio.run(body())
+    assert capsys.readouterr().err == "of another thread\nof a request\n"
