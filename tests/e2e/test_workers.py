@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
-import msgspec
 import pytest
 from arc_double import ArcDouble
 from e2e.crew import Line, is_running, lines_to_all, owner_of, whole, workers_of
@@ -22,13 +21,17 @@ from e2e.journals import counted
 from e2e.processes import Deployment, Server, Tenant, eventually
 
 from memtrace_cli.listening import bound_socket
+from memtrace_cli.orders import orders_of
 from memtrace_cli.settings import Auth, Settings
-from memtrace_cli.supervisor import Orders
 
 Opener = Callable[..., list[Line]]
 
 WORKERS = 2
-SETTINGS = {"MEMTRACE_SERVER_WORKERS": str(WORKERS), "MEMTRACE_ARC_WRITE_FLUSH_INTERVAL_MS": "50"}
+SETTINGS = {
+    "MEMTRACE_SERVER_WORKERS": str(WORKERS),
+    "MEMTRACE_SERVER_TRUSTED_PROXIES": "10.0.0.0/8",
+    "MEMTRACE_ARC_WRITE_FLUSH_INTERVAL_MS": "50",
+}
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +192,7 @@ def test_a_worker_whose_parent_dies_while_it_starts_ends_in_good_order(deploymen
     """It finds nobody to tell that it is ready, and says nothing about that."""
     deployment.org()
     settings = Settings(auth=Auth(db_path=str(deployment.data / "memtrace.db")))
-    orders = Orders(settings, {"MEMTRACE_MASTER_KEY": deployment.master_key})
+    orders = orders_of(settings, {"MEMTRACE_MASTER_KEY": deployment.master_key})
     with bound_socket("127.0.0.1", 0) as bound:
         worker = subprocess.Popen(
             [sys.executable, "-m", "memtrace_cli.worker", str(bound.fileno())],
@@ -199,7 +202,7 @@ def test_a_worker_whose_parent_dies_while_it_starts_ends_in_good_order(deploymen
         assert worker.stdin is not None
         assert worker.stdout is not None
         worker.stdout.close()
-        worker.stdin.write(msgspec.json.encode(orders) + b"\n")
+        worker.stdin.write(orders)
         _, said = worker.communicate(timeout=60)
     assert (worker.returncode, said) == (0, b"")
 
