@@ -76,6 +76,10 @@ class Duty:
             except MemtraceError as error:
                 _log.warning("background work failed, will be repeated: %s", error)
                 pause = RETRY_SECONDS
+            except Exception:
+                # A defect; but without this loop nobody would deliver, for no other process can become the owner.
+                _log.exception("background work failed, will be repeated")
+                pause = RETRY_SECONDS
             else:
                 pause = max(self._look_every, (self._clock.monotonic() - began) / LOOKING_SHARE)
 

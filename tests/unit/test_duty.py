@@ -1,5 +1,6 @@
 from datetime import timedelta
 
+import pytest
 from builders import ORG, bound, draft, in_memory, instance, run, settle
 
 from memtrace_core.confirmation import ConfirmationPolicy
@@ -141,15 +142,16 @@ def test_the_last_one_to_end_delivers_what_came_after_the_owner():
     run(body())
 
 
-def test_a_look_that_fails_is_repeated():
-    """After an error of the journal the owner goes on looking."""
+@pytest.mark.parametrize("error", [StorageUnavailable("the disk is away"), ZeroDivisionError("a defect")])
+def test_a_look_that_fails_is_repeated(error):
+    """After an error of the journal, and even after a defect, the owner goes on looking."""
 
     async def body():
         one, other = await a_pair()
         version = one.journal.version
 
         def fail():
-            raise StorageUnavailable("the disk is away")
+            raise error
 
         one.journal.version = fail
         await pass_by(one, FLUSH)
