@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Container, Iterable, Iterator
+from copy import copy
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from memtrace_core import Services
 from memtrace_http.metrics import figures
 from memtrace_http.metrics.counting import Counting
 from memtrace_http.metrics.figures import ORG_PREFIX
-from memtrace_http.metrics.standing import Standing, StandingReader, families
+from memtrace_http.metrics.standing import FRESH_SECONDS, REST, Standing, StandingReader, families
 
 
 class Everybody:
@@ -50,8 +53,8 @@ class Metrics:
         self.token = token
         self.counting = Counting(per_org=per_org)
         self._journal_limit = journal_limit
-        self._shared = shared
         self._reader: StandingReader | None = None
+        self._sum = SharedSum(shared) if shared is not None else None
         self._process = CollectorRegistry()
         if shared is None:
             ProcessCollector(registry=self._process)
@@ -69,12 +72,12 @@ class Metrics:
         if self._reader is None:
             self._reader = StandingReader(services)
         standing = await self._reader.read()
+        counted = await self._sum.read() if self._sum is not None else self._counted(by_org=bool(orgs))
         encode, media_type = choose_encoder(accept)
-        return encode(_Shown(self._families(standing, by_org=bool(orgs)), orgs)), media_type
+        return encode(_Shown(self._families(standing, counted, by_org=bool(orgs)), orgs)), media_type
 
-    def _families(self, standing: Standing, *, by_org: bool) -> Iterator[Metric]:
-        for registry in self._counted(by_org=by_org):
-            yield from registry.collect()
+    def _families(self, standing: Standing, counted: Iterable[Metric], *, by_org: bool) -> Iterator[Metric]:
+        yield from counted
         yield from families(standing, per_org=self.per_org and by_org)
         if self._journal_limit is not None:
             limit = figures.JOURNAL_LIMIT_BYTES
@@ -84,12 +87,38 @@ class Metrics:
         yield build
         yield from self._process.collect()
 
-    def _counted(self, *, by_org: bool) -> list[CollectorRegistry]:
-        if self._shared is None:
-            return [self.counting.registry, self.counting.by_org] if by_org else [self.counting.registry]
+    def _counted(self, *, by_org: bool) -> Iterator[Metric]:
+        yield from self.counting.registry.collect()
+        if by_org:
+            yield from self.counting.by_org.collect()
+
+
+class SharedSum:
+    """What processes that share a folder have counted together; read anew not more often than is reasonable.
+
+    With thousands of orgs the library takes long to add up the files: that happens beside the event loop.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._last: list[Metric] = []
+        self._fresh_until = float("-inf")
+        self._reading = asyncio.Lock()
+
+    async def read(self) -> Iterator[Metric]:
+        """Return the figures as they are, or were a moment ago."""
+        async with self._reading:
+            started = time.monotonic()
+            if started >= self._fresh_until:
+                self._last = await asyncio.to_thread(self._add_up)
+                ended = time.monotonic()
+                self._fresh_until = ended + max(FRESH_SECONDS, REST * (ended - started))
+            return map(copy, self._last)  # the samples of a family are cut down for who may not see all
+
+    def _add_up(self) -> list[Metric]:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=str(self._shared))  # type: ignore[no-untyped-call]  # the library's gap
-        return [registry]
+        MultiProcessCollector(registry, path=str(self._folder))  # type: ignore[no-untyped-call]  # the library's gap
+        return list(registry.collect())
 
 
 class _Shown:
