@@ -83,10 +83,10 @@ class Claims:
         claims = list(self._connection.execute(self._lookup, (org_id, dedup_key)))
         if self._lookup_in_known and self._filter.may_hold(org_id, dedup_key):
             claims += self._connection.execute(self._lookup_in_known, (org_id, dedup_key))
-        newest = max(claims, default=None)
-        if newest is None or now - newest[0] >= self._window:
+        if not claims:  # nearly always
             return None
-        return str(newest[1])
+        time, memory_id = max(claims)
+        return None if now - time >= self._window else str(memory_id)
 
     def add(self, claims: Collection[Claim]) -> None:
         """Claim keys for memories (org id, key, memory id, time); a claim past the window gives way."""
