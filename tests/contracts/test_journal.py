@@ -43,7 +43,7 @@ COUNT = AgentCountQuery(org_id=ORG, agent_id="ada", recent_since=START)
 MANY_BYTES = 1 << 30
 both_kinds = pytest.mark.parametrize("one", [ARC, EMBEDDED], ids=["arc", "embedded"])
 over_implementations = settings(
-    max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 

@@ -114,6 +114,7 @@ def test_a_new_binding_is_checked_at_once(tmp_path, arc):
     run(body())
 
 
+@pytest.mark.slow
 def test_an_idle_org_costs_little(tmp_path):
     """A thousand bound orgs, known to the server and idle, take less than 20 KiB each, and no request."""
 

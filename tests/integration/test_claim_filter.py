@@ -136,7 +136,7 @@ STEPS = st.lists(
 
 
 @pytest.mark.parametrize("bits", [1 << 6, 1 << 24])
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(steps=STEPS)
 def test_two_processes_with_filters_agree_with_a_dictionary(new_folder, monkeypatch, bits, steps):
     """Stores, releases, pauses and restarts in any order: a key is refused exactly when it should be."""

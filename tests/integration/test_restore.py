@@ -271,7 +271,7 @@ def test_a_refused_restore_makes_no_folder(tmp_path, archive):
     assert not (tmp_path / "new").exists()
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_changed_byte_changes_what_is_restored(new_folder, files, archive, data):
     """An archive with one byte changed anywhere gives back exactly what was backed up, or no database at all."""
