@@ -16,7 +16,7 @@ OFF = DedupPolicy(enabled=False)
 EVERYTHING = MemoryQuery(org_id=ORG, limit=1000)
 SECOND = timedelta(seconds=1)
 over_implementations = settings(
-    max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 

@@ -25,7 +25,7 @@ from memtrace_core.query import Position
 
 LATER = START + timedelta(hours=1)
 over_implementations = settings(
-    max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 

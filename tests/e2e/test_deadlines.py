@@ -95,7 +95,10 @@ def test_slow_headers_of_a_second_request_are_cut_off_too(impatient: tuple[Serve
     assert said == b"" or said.startswith(b"HTTP/1.1 408 ")
 
 
-@pytest.mark.parametrize("first", [b"", b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"])
+# Behind an answer the wait is uvicorn's own, of five seconds.
+@pytest.mark.parametrize(
+    "first", [b"", pytest.param(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n", marks=pytest.mark.slow)]
+)
 def test_a_connection_that_says_nothing_is_closed(impatient: tuple[Server, Tenant], first: bytes) -> None:
     """A connection on which no request comes, or none after the first, does not stay open."""
     server, _ = impatient

@@ -24,7 +24,7 @@ EVERYTHING = MemoryQuery(org_id=ORG, limit=1000)
 STEPS = (MICROSECOND, HOUR / 2, HOUR - MICROSECOND, HOUR, 24 * HOUR, 168 * HOUR, 31 * 24 * HOUR)
 
 over_three_stores = settings(
-    max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
