@@ -12,6 +12,7 @@ from builders import AGENTS, MICROSECOND, ORG, OTHER_NODE, START, aims, draft, d
 from contracts.implementations import embedded_in_sqlite, gateway_in_memory, gateway_to_arc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from integration.arc_versions import EVERY_VERSION
 
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.query import AgentCountQuery, MemoryQuery, Position, fold, position_of
@@ -136,7 +137,7 @@ def foldable():
     ]
 
 
-@pytest.mark.parametrize("version", RELEASED)
+@pytest.mark.parametrize("version", EVERY_VERSION)
 def test_search_takes_capitals_for_small_letters_and_back(version, tmp_path):
     """Every letter whose lower case is one character is found by either case."""
 

@@ -8,9 +8,10 @@ from datetime import timedelta
 import msgspec
 import pytest
 from aiohttp import web
-from arc_double import RELEASED, ArcDouble
+from arc_double import ArcDouble
 from builders import ORG, START, instance, memory, run
 from contracts.implementations import KnownKeyVault
+from integration.arc_versions import EVERY_VERSION
 
 from memtrace_arc import ArcGateway
 from memtrace_core.errors import ArcRejected, ArcTimeout, ArcUnreachable, InvalidInput
@@ -48,7 +49,7 @@ def requests(gateway, one):
     yield gateway.write(one, [KEPT])
 
 
-@pytest.fixture(params=RELEASED)
+@pytest.fixture(params=EVERY_VERSION)
 def arc(request):
     """An Arc of each version that holds one memory."""
     with ArcDouble(version=request.param, max_buffer_age_ms=0) as double:

@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 from arc_double import RELEASED, ArcDouble, engine
 from builders import run
+from integration.arc_versions import EVERY_VERSION
 
 from memtrace_arc import ArcGateway
 from memtrace_core.confirmation import ConfirmationPolicy
@@ -136,7 +137,7 @@ def arc():
         yield double
 
 
-@pytest.fixture(params=RELEASED)
+@pytest.fixture(params=EVERY_VERSION)
 def any_arc(request):
     """An Arc of each version."""
     with ArcDouble(version=request.param, max_buffer_age_ms=0) as double:
@@ -278,7 +279,7 @@ def test_silence_is_an_ambiguous_answer(tmp_path, arc):
 
 
 @pytest.mark.parametrize("count", [36, pytest.param(72, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("version", RELEASED)
+@pytest.mark.parametrize("version", EVERY_VERSION)
 def test_every_memory_is_seen_once_while_arc_loses_delays_and_fails(tmp_path, version, count):
     """20% of batches dropped, 10% unanswered, 10% failed: each memory is seen once, and is in Arc in the end."""
 

@@ -9,6 +9,7 @@ import pytest
 from arc_double import RELEASED
 from builders import ORG, START, draft, run
 from contracts.implementations import gateway_to_arc, shared_arc
+from integration.arc_versions import EVERY_VERSION
 
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.identifiers import memory_id
@@ -23,7 +24,7 @@ NODE = "fedcba"
 EVERYTHING = MemoryQuery(org_id=ORG, limit=1000)
 ADAS = AgentCountQuery(org_id=ORG, agent_id="ada", recent_since=NOW - 24 * HOUR)
 
-every_version = pytest.mark.parametrize("version", RELEASED)
+every_version = pytest.mark.parametrize("version", EVERY_VERSION)
 
 
 class Held:

@@ -7,6 +7,7 @@ import pytest
 from arc_double import RELEASED
 from builders import ORG, OTHER_ORG, START, memory, run
 from contracts.implementations import gateway_to_arc, shared_arc
+from integration.arc_versions import EVERY_VERSION
 
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.model import AgentCounts
@@ -55,7 +56,7 @@ TEXTS = [
     '"',
 ]
 MEBIBYTE = 1 << 20
-every_version = pytest.mark.parametrize("version", RELEASED)
+every_version = pytest.mark.parametrize("version", EVERY_VERSION)
 
 
 def opened(version):
