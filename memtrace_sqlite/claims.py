@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import apsw
 
+from memtrace_sqlite.bulk import insert
 from memtrace_sqlite.claim_filter import ClaimFilter, table_of
 
 SHORTEST_STRETCH = timedelta(hours=1)
@@ -97,7 +98,8 @@ class Claims:
         self._insert("INSERT OR IGNORE", claims)
 
     def _insert(self, how: str, claims: Collection[Claim]) -> None:
-        self._connection.executemany(f"{how} INTO {table_of(self._starts[-1])} VALUES (?, ?, ?, ?)", claims)
+        if claims:
+            insert(self._connection, f"{how} INTO {table_of(self._starts[-1])}", "?, ?, ?, ?", claims)
         self._added += len(claims)
 
     def free(self, org_id: str, dedup_key: str, memory_id: str) -> None:

@@ -15,6 +15,7 @@ from memtrace_core.identifiers import memory_id, parse_memory_id
 from memtrace_core.model import ArcInstance, Memory
 from memtrace_core.ports import Clock
 from memtrace_core.timewindow import from_us, to_us
+from memtrace_sqlite.bulk import insert
 from memtrace_sqlite.claims import Claim, Claims
 from memtrace_sqlite.rows import COLUMNS, PLACES, MemoryRow, Value, row_of
 
@@ -25,6 +26,9 @@ SHARES = 64
 MOST_OUT_OF_LINE = 100  # of an org on their way again: a statement for Arc has room for no more of their ids
 
 PENDING, DELIVERED, SET_ASIDE = 0, 1, 2
+
+_INTO_JOURNAL = f"INSERT INTO journal (org_id, instance_id, state, bytes, {COLUMNS})"
+_INTO_EMBEDDED = f"INSERT INTO embedded (store, {COLUMNS})"
 
 
 class Ledger:
@@ -72,22 +76,16 @@ class Ledger:
 
     def write_rows(self) -> None:
         """Write the rows collected so far, so that the next statement sees them."""
-        run = self._connection.executemany
-        if self._pending:
-            columns = f"org_id, instance_id, state, bytes, {COLUMNS}"
-            run(f"INSERT INTO journal ({columns}) VALUES (?, ?, {PENDING}, ?, {PLACES})", self._pending)
-        if self._embedded:
-            run(f"INSERT INTO embedded (store, {COLUMNS}) VALUES (?, {PLACES})", self._embedded)
-        if self._claimed:
-            self._claims.add(self._claimed.values())
-        if self._active:
-            run(
-                """
-                INSERT INTO agent_activity VALUES (?, ?, ?)
-                ON CONFLICT DO UPDATE SET time = max(time, excluded.time)
-                """,
-                [(org_id, agent_id, time) for (org_id, agent_id), time in self._active.items()],
-            )
+        insert(self._connection, _INTO_JOURNAL, f"?, ?, {PENDING}, ?, {PLACES}", self._pending)
+        insert(self._connection, _INTO_EMBEDDED, f"?, {PLACES}", self._embedded)
+        self._claims.add(self._claimed.values())
+        insert(
+            self._connection,
+            "INSERT INTO agent_activity",
+            "?, ?, ?",
+            [(org_id, agent_id, time) for (org_id, agent_id), time in self._active.items()],
+            "ON CONFLICT DO UPDATE SET time = max(time, excluded.time)",
+        )
         self._pending, self._embedded, self._claimed, self._active = [], [], {}, {}
 
     def append(self, instance: ArcInstance, drafts: Sequence[Draft]) -> list[Memory | Duplicate]:

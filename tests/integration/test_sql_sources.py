@@ -33,7 +33,7 @@ RENDERING = {
 PARTS = {
     "aside", "bounds", "change", "column", "columns", "comparison", "conditions", "direction", "event", "failed",
     "how", "identity", "importance", "index", "into", "name", "otherwise", "own", "owner", "part", "parts",
-    "portion", "recent", "self._measurement", "state", "table", "where",
+    "places", "portion", "recent", "self._measurement", "state", "table", "where",
 }  # fmt: skip
 # Numbers that are written in Python's form.
 NUMBERS = {"query.min_importance!r", "query.max_importance!r", "map(str, refused)"}
