@@ -28,7 +28,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """What to send, to whom, and for how long.
 
     `process` is the subject's first process. Requests of the first `warm_seconds` do not count. `first` is the
-    number of the first request's first memory.
+    number of the first request's first memory. With a `rate` no more than so many requests a second are sent; the
+    latency of each then counts from when it was due.
     """
 
     host: str
@@ -39,17 +40,27 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     warm_seconds: float
     seconds: float
     first: int
+    rate: float = 0
 
 
 class _Run:
     """What the connections of one run share: requests to send, and what came of them."""
 
-    def __init__(self, make: Callable[[], bytes]) -> None:
+    def __init__(self, make: Callable[[], bytes], rate: float) -> None:
         self.make = make
+        self._between = 1e9 / rate if rate else 0
+        self._next = float(time.perf_counter_ns())
         self.counting = False
         self.over = False
         self.latencies: list[int] = []
         self.statuses: Counter[bytes] = Counter()
+
+    def due(self) -> int:
+        """Return when the next request is to be sent, in nanoseconds; that may be past."""
+        if not self._between:
+            return time.perf_counter_ns()
+        self._next += self._between
+        return int(self._next)
 
 
 class _Connection(asyncio.Protocol):
@@ -91,9 +102,15 @@ class _Connection(asyncio.Protocol):
             self.idle.set_result(None)
             self._transport.close()
         else:
-            request = self._run.make()
-            self._started = time.perf_counter_ns()
-            self._transport.write(request)
+            self._started = self._run.due()
+            wait = (self._started - time.perf_counter_ns()) / 1e9
+            if wait > 0:
+                asyncio.get_running_loop().call_later(wait, self._write)
+            else:
+                self._write()
+
+    def _write(self) -> None:
+        self._transport.write(self._run.make())
 
 
 async def put_under(load: Load) -> Sample:
@@ -102,7 +119,7 @@ async def put_under(load: Load) -> Sample:
     Raises:
         RuntimeError: an answer was no success.
     """
-    run = _Run(_maker(load))
+    run = _Run(_maker(load), load.rate)
     loop = asyncio.get_running_loop()
     connections = []
     for _ in range(load.concurrency):

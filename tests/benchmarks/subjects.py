@@ -44,8 +44,8 @@ class Subject:
     port: int
     process: int
 
-    def measure(self, template: Template, concurrency: int, effort: Effort) -> Sample:
-        """Put it under load once."""
+    def measure(self, template: Template, concurrency: int, effort: Effort, rate: float = 0) -> Sample:
+        """Put it under load once, with at most so many requests a second if there is a rate."""
         load = Load(
             host=HOST,
             port=self.port,
@@ -55,6 +55,7 @@ class Subject:
             warm_seconds=effort.warm_seconds,
             seconds=effort.seconds,
             first=next(_runs) * _PER_RUN,
+            rate=rate,
         )
         ended = subprocess.run(
             [sys.executable, "-m", "benchmarks.load"],
