@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from e2e.processes import Deployment
+from e2e.processes import NOT_INSTALLED, Deployment
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -40,8 +40,7 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
 
 def test_a_server_that_cannot_trace_writes_nothing(deployment: Deployment) -> None:
     """The missing extra is told in a line before there is a database or a first key."""
-    (deployment.folder / "opentelemetry.py").write_text("raise ImportError('not installed')")
-    variables = {"MEMTRACE_TRACING_ENABLED": "true", "PYTHONPATH": str(deployment.folder)}
+    variables = {"MEMTRACE_TRACING_ENABLED": "true", "PYTHONPATH": str(NOT_INSTALLED)}
     ended = deployment.memtrace("serve", variables=variables)
     assert ended.returncode == 1
     assert "pip install 'memtrace[otel]'" in ended.stderr
@@ -55,7 +54,7 @@ def test_a_server_sends_its_spans_before_it_ends(deployment: Deployment) -> None
     tenant = deployment.tenant()
     with collector() as (url, received):
         deployment.environment |= {"MEMTRACE_TRACING_ENABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": url}
-        with deployment.serve() as server, server.client(tenant) as api:
+        with deployment.serve(variables={"PYTHONPATH": None}) as server, server.client(tenant) as api:
             api.get("/api/v1/memories", headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
             assert server.stop() == 0
             (event,) = server.events("request")
