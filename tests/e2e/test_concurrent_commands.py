@@ -43,7 +43,7 @@ async def work(
     return list(ended), statuses
 
 
-@pytest.mark.parametrize("commands", [8, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("commands", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_commands_and_a_server_share_the_database(deployment: Deployment, commands: int) -> None:
     """Many `org create` at once all succeed while the server writes, and none of its requests fails."""
     tenant = deployment.tenant()

@@ -148,7 +148,7 @@ def server_side(server: Server, port: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_server_that_is_told_to_stop_finishes_its_requests(deployment: Deployment, how: signal.Signals) -> None:
     """The request that is under way gets its 201, new connections are refused, the exit code is 0, all is kept."""
     tenant = deployment.tenant()

@@ -51,7 +51,7 @@ def dev_server(deployment: Deployment, **variables: str | None) -> Server:
     return server
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_dev_server_can_be_used_as_printed_and_leaves_nothing(
     deployment: Deployment, how: signal.Signals
 ) -> None:
@@ -108,6 +108,7 @@ def test_a_dev_server_listens_on_loopback_only(deployment: Deployment) -> None:
                 socket.create_connection((own, server.port), timeout=5)
 
 
+@pytest.mark.slow
 def test_two_dev_servers_do_not_meet(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Each has a folder and a key of its own."""
     other = Deployment(tmp_path_factory.mktemp("other"))

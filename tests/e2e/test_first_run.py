@@ -36,7 +36,9 @@ def status(server: Server, key: str, path: str = "/api/v1/agents") -> int:
         return client.get(path, headers={"x-api-key": key}).status_code
 
 
-@pytest.mark.parametrize("arguments", [("serve",), ("--config", "empty.toml")])
+@pytest.mark.parametrize(
+    "arguments", [("serve",), pytest.param(("--config", "empty.toml"), marks=pytest.mark.slow)]
+)
 def test_the_first_run_prints_an_admin_key_once(deployment: Deployment, arguments: tuple[str, ...]) -> None:
     """The first start prints exactly two lines on stdout, with an admin's key; the second prints nothing."""
     (deployment.folder / "empty.toml").touch()
@@ -140,6 +142,7 @@ def test_a_legacy_block_is_migrated_once(deployment: Deployment) -> None:
     assert deployment.told("org", "show-arc", "org_default") == instance
 
 
+@pytest.mark.slow
 def test_a_legacy_block_is_ignored_where_an_instance_exists(deployment: Deployment) -> None:
     """Once any organization is bound, an old block does nothing."""
     deployment.tenant()
@@ -150,6 +153,7 @@ def test_a_legacy_block_is_ignored_where_an_instance_exists(deployment: Deployme
     assert len(deployment.told("org", "list")) == 1
 
 
+@pytest.mark.slow
 def test_legacy_variables_count_too(deployment: Deployment) -> None:
     """The old settings can be variables, beside an organization without an instance."""
     org_id = deployment.org(bound=False)
@@ -164,6 +168,7 @@ def test_legacy_variables_count_too(deployment: Deployment) -> None:
     assert bound == {org_id: None, "org_default": "http://127.0.0.1:9"}
 
 
+@pytest.mark.slow
 def test_a_legacy_migration_reads_as_promised_on_a_console(deployment: Deployment) -> None:
     """The console form of the two lines has time, level and url as in the contract."""
     (deployment.folder / "memtrace.toml").write_text(LEGACY)
@@ -191,7 +196,7 @@ def administer(deployment: Deployment, variables: dict[str, str | None]) -> tupl
     return ended.returncode, ended.stderr
 
 
-@pytest.mark.parametrize("command", [serve, administer])
+@pytest.mark.parametrize("command", [pytest.param(serve, marks=pytest.mark.slow), administer])
 def test_the_master_key_has_four_failures_of_its_own(deployment: Deployment, command: Command) -> None:
     """Missing, malformed, of wrong length, and of another database: four messages, exit code 1, no key shown."""
     deployment.org()
@@ -236,7 +241,7 @@ def test_the_master_key_can_stand_in_a_file(deployment: Deployment) -> None:
     assert str(file) in missing.stderr
 
 
-@pytest.mark.parametrize("command", [serve, administer])
+@pytest.mark.parametrize("command", [pytest.param(serve, marks=pytest.mark.slow), administer])
 def test_a_go_database_is_refused_untouched(deployment: Deployment, command: Command) -> None:
     """A database of the Go service is named and left byte for byte, with no file beside it."""
     deployment.data.mkdir()

@@ -19,7 +19,10 @@ def attempts(api: httpx.Client) -> list[Callable[[], httpx.Response]]:
     ]
 
 
-@pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param("moved", marks=pytest.mark.slow), "deleted", pytest.param("replaced", marks=pytest.mark.slow)],
+)
 def test_without_its_journal_a_server_acknowledges_and_shows_nothing(deployment: Deployment, how: str) -> None:
     """Writes and reads are 503 `storage_unavailable` without a path in them, and `/health` still answers."""
     tenant = deployment.tenant()

@@ -78,6 +78,7 @@ def load(server: Server, tenant: Tenant) -> Iterator[Callable[[], Counter[tuple[
         asking.join()
 
 
+@pytest.mark.slow
 def test_the_runbook_changes_the_master_key_without_downtime(deployment: Deployment, arc: ArcDouble) -> None:
     """As documented, step by step: no request fails, every memory arrives, and the old key opens nothing."""
     old, file = deployment.master_key, deployment.data / "memtrace.db"

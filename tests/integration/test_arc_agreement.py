@@ -137,6 +137,7 @@ def foldable():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", EVERY_VERSION)
 def test_search_takes_capitals_for_small_letters_and_back(version, tmp_path):
     """Every letter whose lower case is one character is found by either case."""

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import arc_double
 import msgspec
 import pytest
-from arc_double import VERSIONS, ArcDouble, ArcProcess
+from arc_double import RELEASED, VERSIONS, ArcDouble, ArcProcess
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -76,7 +76,13 @@ def H(text):
     return f"decode(unhex('{text.encode().hex()}'))"
 
 
-@pytest.fixture(params=VERSIONS)
+# The newest release by default, all versions in the slow run.
+EVERY_VERSION = [
+    version if version == RELEASED[-1] else pytest.param(version, marks=pytest.mark.slow) for version in VERSIONS
+]
+
+
+@pytest.fixture(params=EVERY_VERSION)
 def arc(request):
     """Return a double of each version that shows rows at once."""
     with ArcDouble(version=request.param, max_buffer_age_ms=0) as double:
@@ -421,6 +427,7 @@ def test_a_missing_measurement_is_an_empty_answer(arc):
             assert (status, answer["columns"], answer["data"]) == (200, [], [])
 
 
+@pytest.mark.slow
 def test_there_is_no_row_limit(arc):
     """An answer is as long as it must be."""
     write(arc, {"time": [us(NOON) + n for n in range(20_000)]})
@@ -715,6 +722,7 @@ def test_new_hours_are_seen_late_by_pruned_queries():
         assert contents(arc, pruned) == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_a_long_history_is_filled_and_pruned(arc):
     """`fill` makes one file an hour, of either writer's rows, and two hours open two of them."""
     until = NOON + timedelta(minutes=5)
@@ -1019,6 +1027,7 @@ def test_requests_are_recorded(buffering):
 # As a process
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_its_buffer_and_a_terminated_one_does_not(tmp_path):
     """It comes back on the same port and data, and its faults are set from outside."""
     with ArcProcess(data=tmp_path, max_buffer_age_ms=60_000) as arc:

@@ -90,7 +90,7 @@ def test_the_last_two_hours_open_few_files(tmp_path, arc):
     run(body())
 
 
-@pytest.mark.parametrize("age", [timedelta(hours=5), timedelta(days=60)])
+@pytest.mark.parametrize("age", [pytest.param(timedelta(hours=5), marks=pytest.mark.slow), timedelta(days=60)])
 def test_a_memory_by_its_id_opens_few_files(tmp_path, arc, age):
     """An id says where to look, however old the memory is."""
 
@@ -153,6 +153,7 @@ def test_pages_in_a_row_find_the_whole_of_a_week(tmp_path, arc):
     run(body())
 
 
+@pytest.mark.slow
 def test_a_search_that_finds_little_goes_through_all_of_time(tmp_path, arc):
     """What is only in the oldest file is found all the same."""
 

@@ -6,6 +6,7 @@ looks for longer, and elsewhere every time.
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from model.machine import Machine
@@ -30,11 +31,13 @@ def agrees(make_world, examples):
     )
 
 
-def test_over_the_journal_in_memory_everything_is_as_promised():
+@pytest.mark.parametrize("examples", [10, pytest.param(40, marks=pytest.mark.slow)])
+def test_over_the_journal_in_memory_everything_is_as_promised(examples):
     """Whatever happens in whatever order, each acknowledged memory is seen once, in order, and by its org alone."""
-    agrees(InMemoryWorld, 20)
+    agrees(InMemoryWorld, examples)
 
 
-def test_over_the_journal_in_sqlite_everything_is_as_promised():
+@pytest.mark.parametrize("examples", [4, pytest.param(16, marks=pytest.mark.slow)])
+def test_over_the_journal_in_sqlite_everything_is_as_promised(examples):
     """The same holds over files, which are closed, opened again, and left open by servers that die."""
-    agrees(SqliteWorld, 7)
+    agrees(SqliteWorld, examples)
