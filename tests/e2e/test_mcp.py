@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -394,12 +392,3 @@ def test_without_the_extra_the_command_says_how_to_install_it(
     assert ended.returncode == 1
     assert "pip install 'memtrace[mcp]'" in ended.stderr
     assert len(ended.stderr.splitlines()) == 2
-
-
-def test_other_commands_do_not_pay_for_it() -> None:
-    """The command line is there without the SDK or an HTTP client being imported."""
-    script = "import sys, memtrace_cli.app; print(*{'mcp', 'pydantic', 'aiohttp', 'litestar'} & set(sys.modules))"
-    loaded = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ
-    )
-    assert loaded.stdout.split() == []
