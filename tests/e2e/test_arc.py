@@ -147,6 +147,7 @@ def test_an_arc_that_does_not_answer_a_read_is_a_504(
         own_arc.faults.hang_queries = False
 
 
+@pytest.mark.slow
 def test_what_could_not_be_delivered_at_the_end_is_delivered_at_the_next_start(
     own_arc: ArcDouble, deployment: Deployment
 ) -> None:
@@ -227,6 +228,7 @@ def test_add_arc_warns_of_an_instance_that_cannot_be_used(arc: ArcDouble, hasty:
         assert hasty.told("org", "show-arc", org_id)["url"] == arc.url
 
 
+@pytest.mark.slow
 def test_a_full_journal_refuses_writes_until_arc_has_caught_up(own_arc: ArcDouble, deployment: Deployment) -> None:
     """At `max_bytes` a write is a 503 `journal_full` with Retry-After; nothing older goes, and it recovers."""
     deployment.environment.update(HASTY, MEMTRACE_JOURNAL_MAX_BYTES="1048576")

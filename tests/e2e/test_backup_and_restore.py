@@ -149,6 +149,7 @@ def test_what_a_restore_cannot_do_is_said_in_one_line(deployment: Deployment, el
     assert not elsewhere.data.exists()
 
 
+@pytest.mark.slow
 def test_a_backup_without_room_leaves_nothing(deployment: Deployment, tmp_path: Path) -> None:
     """A disk that is too small for it: one line, exit code 1, no half file, and the installation is as before."""
     tenant = deployment.tenant()
