@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Final, cast
+from urllib.parse import urlsplit
 
 import msgspec
 
 from memtrace_core.errors import InvalidInput
-from memtrace_core.model import MEMORY_TYPES, MemoryType
+from memtrace_core.model import EMBEDDED_URL, MEMORY_TYPES, MemoryType
 
 IDENTIFIER_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9_-]{0,127}$"
 EVENT_TYPE_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9_]{0,63}$"
@@ -32,6 +33,7 @@ MAX_FILTER_VALUES: Final = 64
 MAX_BATCH: Final = 1000
 MIN_CONTEXT_TOKENS: Final = 32
 MAX_CONTEXT_TOKENS: Final = 1_000_000
+MAX_URL_CHARACTERS: Final = 2048
 
 _IDENTIFIER = re.compile(IDENTIFIER_PATTERN.strip("^$"), re.ASCII)
 _EVENT_TYPE = re.compile(EVENT_TYPE_PATTERN.strip("^$"), re.ASCII)
@@ -173,6 +175,33 @@ def arc_measurement(value: str, field: str) -> str:
         raise InvalidInput(f"{field} must not be a word of SQL that Arc cannot query as a name")
     if value.lower().startswith(_UNQUERYABLE_MEASUREMENTS):
         raise InvalidInput(f"{field} must not begin with {', '.join(_UNQUERYABLE_MEASUREMENTS)}")
+    return value
+
+
+def arc_url(value: str, field: str) -> str:
+    """Accept where an Arc instance is reached, or the embedded store, and return it without a slash at its end."""
+    if value == EMBEDDED_URL:
+        return value
+    url = value.rstrip("/")
+    scheme, separator, rest = url.partition("://")
+    if scheme not in ("http", "https") or not separator or not rest or not url.isascii() or not url.isprintable():
+        raise InvalidInput(f"{field} must be http://…, https://… or embedded:")
+    if len(url) > MAX_URL_CHARACTERS or any(character in rest for character in "@?# \\"):
+        raise InvalidInput(f"{field} must name a host, and no credentials, query or fragment")
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        named = False
+    if not named:
+        raise InvalidInput(f"{field} must name a host, and a port from 1 to 65,535 if any")
+    return url
+
+
+def arc_api_key(value: str, field: str) -> str:
+    """Accept the API key of an Arc instance, which travels in a header."""
+    if not value or not value.isascii() or not value.isprintable() or " " in value:
+        raise InvalidInput(f"{field} must be given, in printable ASCII without spaces")
     return value
 
 

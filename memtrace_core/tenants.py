@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -13,7 +12,6 @@ from memtrace_core.errors import Conflict, InvalidInput, NotFound
 from memtrace_core.model import (
     DEFAULT_ORG_ID,
     DEFAULT_ORG_NAME,
-    EMBEDDED_URL,
     LEGACY_INSTANCE_ID,
     APIKey,
     ArcInstance,
@@ -24,7 +22,6 @@ from memtrace_core.ports import Clock, Journal, KeyVault, MetadataRepo
 
 DEFAULT_PERMISSIONS = Permission.READ | Permission.WRITE
 DEFAULT_MEASUREMENT = "events"
-MAX_URL_CHARACTERS = 2048
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +122,7 @@ class Tenants:
             ArcInstance(
                 id=instance_id or identifiers.new_instance_id(),
                 org_id=org_id,
-                url=_url(binding.url or ""),
+                url=rules.arc_url(binding.url or "", "url"),
                 database=binding.database,
                 measurement=binding.measurement or DEFAULT_MEASUREMENT,
                 sealed_api_key=None,
@@ -150,7 +147,7 @@ class Tenants:
         former = await self.instance_of(org_id)
         changed = msgspec.structs.replace(
             former,
-            url=former.url if binding.url is None else _url(binding.url),
+            url=former.url if binding.url is None else rules.arc_url(binding.url, "url"),
             database=former.database if binding.database is None else binding.database,
             measurement=former.measurement if binding.measurement is None else binding.measurement,
             updated_at=self._clock.now(),
@@ -296,9 +293,7 @@ class Tenants:
             if api_key:
                 raise InvalidInput("the embedded store takes no api-key")
             return msgspec.structs.replace(instance, sealed_api_key=None)
-        if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
-            raise InvalidInput("api-key must be given, in printable ASCII without spaces")
-        sealed = self._vault.seal(api_key, instance.key_context)
+        sealed = self._vault.seal(rules.arc_api_key(api_key or "", "api-key"), instance.key_context)
         return msgspec.structs.replace(instance, sealed_api_key=sealed)
 
 
@@ -315,22 +310,3 @@ def mask(secret: str) -> str:
 
 def _place(instance: ArcInstance) -> tuple[str, str, str]:
     return instance.url, instance.database, instance.measurement
-
-
-def _url(value: str) -> str:
-    if value == EMBEDDED_URL:
-        return value
-    url = value.rstrip("/")
-    scheme, separator, rest = url.partition("://")
-    if scheme not in ("http", "https") or not separator or not rest or not url.isascii() or not url.isprintable():
-        raise InvalidInput("url must be http://…, https://… or embedded:")
-    if len(url) > MAX_URL_CHARACTERS or any(character in rest for character in "@?# \\"):
-        raise InvalidInput("url must name a host, and no credentials, query or fragment")
-    try:
-        parts = urlsplit(url)
-        named = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        named = False
-    if not named:
-        raise InvalidInput("url must name a host, and a port from 1 to 65,535 if any")
-    return url
