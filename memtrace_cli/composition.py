@@ -18,6 +18,7 @@ from memtrace_sqlite import (
     JournalOwnership,
     Mode,
     SqliteEmbeddedGateway,
+    SqliteFormerKeys,
     SqliteJournal,
     SqliteMetadataRepo,
 )
@@ -37,7 +38,7 @@ def compose(
     Args:
         settings: name the databases.
         vault: seals Arc keys.
-        mode: whether an older schema is migrated or refused.
+        mode: whether an older schema is migrated or refused, and a database of the Go service taken over.
         clock: the machine's if not given.
         new_journal: whether a journal that the metadata do not know may take the place of the one they do.
         meter: is told what happens.
@@ -47,6 +48,10 @@ def compose(
         StorageUnavailable: a database is not ours, of another version, or cannot be used; or the journal is lost.
     """
     clock = clock or SystemClock()
+    if mode is Mode.MIGRATE:
+        from memtrace_cli.moving_in import move_in  # logs, as admin commands do not
+
+        move_in(settings.database_file, vault, clock.now())
     dedup = DedupPolicy(settings.dedup.enabled, timedelta(hours=settings.dedup.window_hours))
     repo = _metadata(settings.database_file, vault, mode)
     try:
@@ -74,6 +79,7 @@ def compose(
             in_flight=settings.limits.in_flight,
         ),
         ownership=JournalOwnership(settings.journal_file),
+        former_keys=SqliteFormerKeys(repo),
         authenticate=settings.auth.enabled,
         meter=meter or SILENT,
     )

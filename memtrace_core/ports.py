@@ -34,7 +34,7 @@ from memtrace_core.model import (
 )
 from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, OwnSpan, Position
 
-__all__ = ["ArcGateway", "Clock", "Journal", "KeyVault", "MetadataRepo", "Ownership"]
+__all__ = ["ArcGateway", "Clock", "FormerKeys", "Journal", "KeyVault", "MetadataRepo", "Ownership"]
 
 
 class Clock(Protocol):
@@ -321,6 +321,18 @@ class ArcGateway(Protocol):
 
     async def close(self) -> None:
         """Release connections and files."""
+        ...
+
+
+class FormerKeys(Protocol):
+    """API keys from before Memtrace, of which its metadata do not have the whole SHA-256 yet."""
+
+    async def find(self, api_key: str, digest: bytes) -> APIKey | None:
+        """Return the key if it is one of them, revoked and expired ones included, and keep its SHA-256 for good.
+
+        It is asked about every key that the metadata do not know, whoever sends it. So what is no such key must
+        cost next to nothing; and what does cost something happens once for each key, and not on the event loop.
+        """
         ...
 
 

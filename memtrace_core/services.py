@@ -23,7 +23,7 @@ from memtrace_core.health import Health
 from memtrace_core.limits import FairUse, Limits
 from memtrace_core.memories import Memories
 from memtrace_core.meter import SILENT, Meter
-from memtrace_core.ports import ArcGateway, Clock, Journal, KeyVault, MetadataRepo, Ownership
+from memtrace_core.ports import ArcGateway, Clock, FormerKeys, Journal, KeyVault, MetadataRepo, Ownership
 from memtrace_core.resealing import Resealing
 from memtrace_core.sessions import Sessions
 from memtrace_core.tenants import Tenants
@@ -117,6 +117,7 @@ def build_services(
     confirmation: ConfirmationPolicy | None = None,
     fair_use: FairUse | None = None,
     ownership: Ownership | None = None,
+    former_keys: FormerKeys | None = None,
     authenticate: bool = True,
     meter: Meter = SILENT,
 ) -> Services:
@@ -133,6 +134,7 @@ def build_services(
         confirmation: when delivered memories are looked for in Arc.
         fair_use: how much a key and an org may ask at once; anything if not given.
         ownership: which of several processes over one journal delivers; this one if not given.
+        former_keys: knows keys from before Memtrace, if there are any.
         authenticate: False lets anybody act for the default org.
         meter: is told what happens; see also `memtrace_core.metering`, which measures a gateway.
     """
@@ -169,7 +171,7 @@ def build_services(
         agents=Agents(repo, journal, memories, clock),
         sessions=Sessions(repo, clock),
         tenants=Tenants(repo, journal, vault, clock),
-        access=Access(directory, journal, clock, enabled=authenticate),
+        access=Access(directory, journal, clock, enabled=authenticate, former_keys=former_keys),
         limits=Limits(clock, fair_use or FairUse()),
         health=health,
         backlog=Backlog(repo, journal),

@@ -2,6 +2,7 @@
 
 from memtrace_sqlite.database import Mode
 from memtrace_sqlite.embedded import SqliteEmbeddedGateway
+from memtrace_sqlite.former_keys import SqliteFormerKeys
 from memtrace_sqlite.journal import SqliteJournal
 from memtrace_sqlite.metadata import SqliteMetadataRepo
 from memtrace_sqlite.turns import JournalOwnership
@@ -13,6 +14,7 @@ __all__ = [
     "MasterKey",
     "Mode",
     "SqliteEmbeddedGateway",
+    "SqliteFormerKeys",
     "SqliteJournal",
     "SqliteMetadataRepo",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -19,6 +19,7 @@ from memtrace_sqlite.damage import DamagedRow
 BUSY_TIMEOUT_MS = 30_000
 
 _MAGIC = b"SQLite format 3\0"
+UNFINISHED = ".memtrace-new"
 HEADER_BYTES = 100
 _APPLICATION_ID_AT = 68
 _SYNCHRONOUS_FULL = 2
@@ -28,12 +29,13 @@ class Schema(msgspec.Struct, frozen=True):
     """What a file of ours looks like.
 
     `application_id` stands in the file's header, `migrations[n]` leads from version n to n + 1, and `kind` is
-    what the file is called in messages.
+    what the file is called in messages. `forerunner` may know whose a file is that is not ours, and what to do.
     """
 
     kind: str
     application_id: int
     migrations: Sequence[str]
+    forerunner: Callable[[Path], StorageUnavailable | None] | None = None
 
     @property
     def version(self) -> int:
@@ -156,12 +158,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def _create(path: Path, schema: Schema) -> None:
-    """Make a database under another name, and give it its own when it is complete: no half one is ever met."""
     make_folder(path.parent)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        # Two processes on one empty path: the second waits here and then finds a database.
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    # Two processes on one empty path: the second waits here and then finds a database.
+    with locked_folder(path.parent) as folder:
         if not _is_blank(path):
             return
         wal = path.with_name(path.name + "-wal")
@@ -170,23 +169,51 @@ def _create(path: Path, schema: Schema) -> None:
             raise StorageUnavailable(
                 f"{wal} has lost its database {path}; restore that, or move the -wal file away"
             )
-        unfinished = path.with_name(path.name + ".memtrace-new")
-        for suffix in ("", "-journal", "-wal", "-shm"):
-            unfinished.with_name(unfinished.name + suffix).unlink(missing_ok=True)
-        os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        connection = apsw.Connection(str(unfinished), flags=apsw.SQLITE_OPEN_READWRITE)
-        try:
-            connection.pragma("synchronous", _SYNCHRONOUS_FULL)
-            with transaction(connection):
-                _migrate(connection, schema, 0)
-                connection.pragma("application_id", schema.application_id)
-            connection.pragma("journal_mode", "wal")
-        finally:
-            connection.close()
-        unfinished.rename(path)
+        build_beside(path, schema).rename(path)
         os.fsync(folder)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[int]:
+    """Be the only one to make databases in a folder, and have it open for syncing."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield opened
     finally:
-        os.close(folder)
+        os.close(opened)
+
+
+def build_beside(path: Path, schema: Schema, fill: Callable[[apsw.Connection], None] | None = None) -> Path:
+    """Make a database under another name, to be renamed when it is complete: no half one is ever met.
+
+    Args:
+        path: the name that it shall have; its folder must be locked.
+        schema: its tables.
+        fill: puts the first rows in, in the transaction that makes the tables.
+    """
+    unfinished = path.with_name(path.name + UNFINISHED)
+    remove_unfinished(path)
+    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    connection = apsw.Connection(str(unfinished), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        connection.pragma("synchronous", _SYNCHRONOUS_FULL)
+        connection.pragma("foreign_keys", True)
+        with transaction(connection):
+            _migrate(connection, schema, 0)
+            if fill is not None:
+                fill(connection)
+            connection.pragma("application_id", schema.application_id)
+        connection.pragma("journal_mode", "wal")
+    finally:
+        connection.close()
+    return unfinished
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what an earlier attempt to make a database has left."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        path.with_name(path.name + UNFINISHED + suffix).unlink(missing_ok=True)
 
 
 def recognise(path: Path, schema: Schema) -> None:
@@ -198,7 +225,14 @@ def recognise(path: Path, schema: Schema) -> None:
         StorageUnavailable: it is something else.
     """
     with path.open("rb") as file:
-        recognise_header(file.read(HEADER_BYTES), schema, str(path))
+        header = file.read(HEADER_BYTES)
+    try:
+        recognise_header(header, schema, str(path))
+    except StorageUnavailable:
+        known = schema.forerunner(path) if schema.forerunner is not None else None
+        if known is not None:
+            raise known from None
+        raise
 
 
 def recognise_header(header: bytes, schema: Schema, name: str) -> None:

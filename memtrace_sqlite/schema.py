@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memtrace_sqlite.database import Schema
+from memtrace_sqlite.go_database import refusal
 
 # The version row lets a server see that orgs, instances or keys changed without reading them again; agents and
 # sessions, which change all the time, do not touch it.
@@ -202,5 +203,18 @@ CREATE UNIQUE INDEX api_keys_live_name ON api_keys (org_id, name)
     WHERE revoked_at IS NULL AND superseded_at IS NULL;
 """
 
-METADATA = Schema("metadata database", 0x4D744D64, (_METADATA_1, _METADATA_2))
+# A key that the Go service made is known by the first bytes of its SHA-256, which stand in `digest`, and by a
+# bcrypt hash. When it is first used the whole digest is known, and the hash has served its time.
+_METADATA_3 = """
+CREATE TABLE former_keys (
+    key_id TEXT PRIMARY KEY REFERENCES api_keys ON DELETE CASCADE,
+    bcrypt TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER former_keys_end AFTER UPDATE OF digest, revoked_at ON api_keys BEGIN
+    DELETE FROM former_keys WHERE key_id = new.key_id AND (new.revoked_at IS NOT NULL OR new.digest <> old.digest);
+END;
+"""
+
+METADATA = Schema("metadata database", 0x4D744D64, (_METADATA_1, _METADATA_2, _METADATA_3), forerunner=refusal)
 JOURNAL = Schema("journal", 0x4D744A6E, (_JOURNAL_1, _JOURNAL_2))

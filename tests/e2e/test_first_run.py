@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import base64
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import apsw
 import pytest
 from e2e.processes import COMMAND, Deployment, Server, eventually, new_master_key
 
-GO_DATABASE = Path(__file__).parent / "data" / "memtrace.db"
 FIRST_RUN = re.compile(
     r"FIRST RUN: Save your admin API key \(shown only once\)\nAPI Key: (mtk_[A-Za-z0-9_-]{43})\n"
 )
@@ -239,19 +236,6 @@ def test_the_master_key_can_stand_in_a_file(deployment: Deployment) -> None:
     missing = deployment.here("org", "list")
     assert missing.returncode == 1
     assert str(file) in missing.stderr
-
-
-@pytest.mark.parametrize("command", [pytest.param(serve, marks=pytest.mark.slow), administer])
-def test_a_go_database_is_refused_untouched(deployment: Deployment, command: Command) -> None:
-    """A database of the Go service is named and left byte for byte, with no file beside it."""
-    deployment.data.mkdir()
-    shutil.copyfile(GO_DATABASE, deployment.data / "memtrace.db")
-    code, text = command(deployment, {})
-    assert code == 1
-    assert "memtrace.db" in text
-    assert "Traceback" not in text
-    assert [file.name for file in deployment.data.iterdir()] == ["memtrace.db"]
-    assert (deployment.data / "memtrace.db").read_bytes() == GO_DATABASE.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["memtrace.db", "journal.db"])

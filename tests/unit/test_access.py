@@ -1,13 +1,14 @@
 from datetime import timedelta
 
 import pytest
-from builders import MICROSECOND, ORG, OTHER_ORG, in_memory, org, run, settle
+from builders import MICROSECOND, ORG, OTHER_ORG, START, api_key, in_memory, org, run, settle
 from hypothesis import given
 from hypothesis import strategies as st
 
 from memtrace_core.access import EVERYTHING, require
 from memtrace_core.errors import Forbidden, InvalidInput, Unauthenticated
 from memtrace_core.model import DEFAULT_ORG_ID, Permission, Principal
+from memtrace_core.testing import InMemoryFormerKeys
 
 READ, WRITE, ADMIN = Permission.READ, Permission.WRITE, Permission.ADMIN
 
@@ -36,6 +37,36 @@ def test_a_key_acts_for_its_org_with_its_permissions():
             key, secret = await services.tenants.create_key(org_id, "k", permissions)
             principal = await services.access.authenticate(secret)
             assert principal == Principal(org_id=org_id, permissions=permissions, key_id=key.id)
+
+    run(body())
+
+
+def test_keys_from_before_are_looked_for_when_ours_are_not_meant():
+    """A former key acts like any other; one of ours, and one too long to be any, is not asked about."""
+
+    async def body():
+        key = api_key(OTHER_ORG, 7)
+        former = InMemoryFormerKeys({"mtk_former": key})
+        services = in_memory(former_keys=former)
+        await services.repo.create_org(org(ORG))
+        _, secret = await services.tenants.create_key(ORG, "k")
+        assert (await services.access.authenticate(secret)).org_id == ORG
+        principal = await services.access.authenticate("mtk_former")
+        assert (principal.org_id, principal.key_id) == (OTHER_ORG, key.id)
+        await refused(services, "mtk_other")
+        await refused(services, "x" * 513)
+        assert former.asked == ["mtk_former", "mtk_other"]
+
+    run(body())
+
+
+@pytest.mark.parametrize("end", [{"revoked_at": START}, {"expires_at": START}], ids=["revoked", "expired"])
+def test_a_former_key_that_counts_no_more_is_refused(end):
+    """What has ended has ended, whoever made the key."""
+
+    async def body():
+        services = in_memory(former_keys=InMemoryFormerKeys({"mtk_former": api_key(ORG, 7, **end)}))
+        assert (await refused(services, "mtk_former")).code == "invalid_api_key"
 
     run(body())
 

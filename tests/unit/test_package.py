@@ -75,6 +75,7 @@ IMPLEMENTATIONS = [
     (ports.Clock, testing.ManualClock),
     (ports.Clock, clock.SystemClock),
     (ports.KeyVault, testing.TransparentVault),
+    (ports.FormerKeys, testing.InMemoryFormerKeys),
     (ports.Journal, testing.InMemoryJournal),
     (ports.ArcGateway, testing.InMemoryGateway),
     (ports.ArcGateway, routing.GatewayByURL),
