@@ -25,9 +25,11 @@ from memtrace_cli.findings import (
     shown,
     values,
 )
+from memtrace_cli.rehearsal import awaits_takeover, rehearsed
 from memtrace_cli.secrets import vault
 from memtrace_cli.settings import Loaded, Settings, SettingsError
 from memtrace_core import ArcInstance, Org, Services
+from memtrace_core.clock import SystemClock
 from memtrace_core.errors import MemtraceError
 from memtrace_sqlite import Mode
 from memtrace_sqlite.database import Schema, reporting
@@ -65,10 +67,13 @@ async def _examine() -> tuple[Loaded | None, list[Finding]]:
     findings += _of_program()
     settings = loaded.settings
     usable = []
+    of_go = awaits_takeover(settings.database_file)
     for name, path, schema in (
         ("metadata database", settings.database_file, METADATA),
         ("journal", settings.journal_file, JOURNAL),
     ):
+        if schema is METADATA and of_go:
+            continue
         found = list(_of_file(name, path, schema))
         findings += found
         usable.append(all(one.verdict is not Verdict.FAULT for one in found) and _present(path))
@@ -77,6 +82,8 @@ async def _examine() -> tuple[Loaded | None, list[Finding]]:
         key = vault(os.environ)
     except MemtraceError as error:
         return loaded, [*findings, fault("master key", error)]
+    if of_go:
+        return loaded, [*findings, *rehearsed(settings.database_file, key, SystemClock().now())]
     if usable == [True, False] and not _present(settings.journal_file):
         findings.append(
             finding(

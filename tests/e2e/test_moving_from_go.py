@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import go_service
 import httpx
 import pytest
 from arc_double import ArcDouble
+from damage import execute
 from e2e.processes import Deployment, Server, eventually, new_master_key
 from go_service import ACME_PROD, ACME_READER, ADMIN, ARC_KEYS, CRAWLER, DEFAULT_ORG
 
@@ -24,7 +26,7 @@ HOUR = timedelta(hours=1)
 
 def moving(folder: Path, *changes: str) -> Deployment:
     """Return a deployment over a copy of the Go service's database, with its master key."""
-    deployment = Deployment(folder, MEMTRACE_MASTER_KEY=go_service.MASTER_KEY)
+    deployment = Deployment(folder, MEMTRACE_MASTER_KEY=go_service.MASTER_KEY, MEMTRACE_SERVER_PORT="0")
     go_service.database(deployment.data, *changes)
     return deployment
 
@@ -169,13 +171,44 @@ def test_a_command_before_the_first_start_says_what_to_do(tmp_path: Path, comman
     assert contents(deployment.data) == before
 
 
+def test_the_doctor_rehearses_the_takeover(tmp_path: Path) -> None:
+    """Before the first start it tells what would come of it, the wrong master key included, and touches nothing."""
+    deployment = moving(tmp_path, "UPDATE sessions SET status = 'paused' WHERE closed_at IS NULL")
+    before = contents(deployment.data)
+
+    def told(code: int) -> list[tuple[str, str]]:
+        ended = deployment.here("doctor", "--json")
+        assert ended.returncode == code
+        return [
+            (one["verdict"], one["detail"])
+            for one in json.loads(ended.stdout)["checks"]
+            if one["check"] in ("metadata database", "master key")
+        ]
+
+    path = "data/memtrace.db is a database of the Go service"
+    counts = "2 orgs, 2 arc instances, 3 api keys, 2 agents, 2 sessions"
+    assert told(0) == [
+        ("warning", f"{path}, and can be taken over: {counts}"),
+        ("warning", "when it is taken over: 1 sessions of status 'paused' are closed now"),
+        ("ok", "opens its Arc keys"),
+    ]
+    deployment.environment["MEMTRACE_MASTER_KEY"] = new_master_key()
+    ((verdict, detail),) = told(1)
+    assert (verdict, detail.startswith(f"{path}, sealed with another master key")) == ("fault", True)
+    assert contents(deployment.data) == before
+    assert list((tmp_path / "tmp").iterdir()) == []
+    execute(deployment.data / "memtrace.db", "PRAGMA user_version = 9")
+    ((verdict, detail),) = told(1)
+    assert (verdict, "another version of the Go service than 0.2.0" in detail) == ("fault", True)
+
+
 def test_a_server_with_another_master_key_changes_nothing(tmp_path: Path) -> None:
     """It ends with code 1 and two lines that say which key is wanted; not even a journal is begun."""
     deployment = moving(tmp_path)
     before = contents(deployment.data)
     ended = deployment.memtrace("serve", variables={"MEMTRACE_MASTER_KEY": new_master_key()})
     assert ended.returncode == 1
-    said, hint = [line for line in ended.stderr.splitlines() if "INF" not in line]
+    said, hint = ended.stderr.splitlines()
     assert "sealed with another master key than the one given; it was left untouched" in said
     assert "the key that the Go service had" in hint
     assert contents(deployment.data) == before
