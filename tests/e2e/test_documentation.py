@@ -48,6 +48,7 @@ CANNOT_BE_RUN = {
     "mcp.md: pip install 'memtrace[mcp]'": "installs from a registry",
     "mcp.md: claude mcp add memtrace --env MEMTRACE_URL=http://": "needs Claude Code; test_mcp_docs reads it",
     "mcp.md: memtrace mcp --http --host 127.0.0.1 --port 9101": "runs for ever; test_mcp starts it",
+    "moving-from-go.md: systemctl stop memtrace": "needs systemd; test_moving_from_go goes the way back",
     "operations.md: useradd --system --home-dir /var/lib/memtrace --sh": "needs root",
     "operations.md: sudo -u memtrace MEMTRACE_MASTER_KEY_FILE=/etc/mem": "needs root",
     "operations.md: docker build -t memtrace -f Containerfile .": "needs a container engine and its registry",
