@@ -24,7 +24,6 @@ from memtrace_core.errors import StorageUnavailable
 from memtrace_sqlite.database import UNFINISHED, build_beside, locked_folder, remove_unfinished, reporting
 from memtrace_sqlite.go_database import TABLES, VERSION, is_go_database, tables_of
 from memtrace_sqlite.go_rows import GoRows, UnreadableValue
-from memtrace_sqlite.inspection import check_pages
 from memtrace_sqlite.metadata_file import CHECK_CONTEXT, CHECK_NAME, CHECK_VALUE
 from memtrace_sqlite.rows import Value
 from memtrace_sqlite.schema import METADATA
@@ -34,7 +33,6 @@ BACKUP = ".go-backup"
 BUSY_TIMEOUT_MS = 2_000
 COUNTED = ("orgs", "arc_instances", "api_keys", "agents", "sessions")
 
-_PRIVATE = 0o600
 # What a program that copies databases while they are in use leaves in them.
 _OF_TOOLS = "_litestream_"
 
@@ -75,7 +73,6 @@ def take_over(path: Path, vault: EnvelopeVault, now: datetime) -> Takeover | Non
                 # All that can go wrong with what is in it does so now, before anything is touched.
                 _opened(path, lambda go: _build(go, path, vault, now))
                 _fold(path)
-                os.fsync(folder)
                 return _replace(path, vault, now, folder)
             finally:
                 remove_unfinished(path)
@@ -138,7 +135,7 @@ def _replace(path: Path, vault: EnvelopeVault, now: datetime, folder: int) -> Ta
         counts, remarks = _build(go, path, vault, now)
         backup = _back_up(go, path, old)
         unfinished = path.with_name(path.name + UNFINISHED)
-        _make_private(unfinished, old)
+        _hand_over(unfinished, old)
         # Left by a kill, and of no use any more; beside the new database SQLite might take them for its own.
         for suffix in ("-shm", "-journal"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
@@ -169,7 +166,7 @@ def _build(
     go: apsw.Connection, path: Path, vault: EnvelopeVault, now: datetime
 ) -> tuple[dict[str, int], list[str]]:
     """Make the new database beside the old one, and return how many rows of each table it has, and the remarks."""
-    check_pages(go, path)
+    _check_sound(go, path)
     unknown = _check_version(go, path)
     rows = GoRows(go, vault, now)
     counts: dict[str, int] = {}
@@ -207,6 +204,13 @@ def _build(
     return counts, [*rows.remarks(), *unknown]
 
 
+def _check_sound(connection: apsw.Connection, path: Path) -> None:
+    """Return if every page is sound, and every index complete: through one that is not, rows would be missed."""
+    ((verdict,),) = connection.execute("PRAGMA integrity_check(1)")
+    if verdict != "ok":
+        raise StorageUnavailable(f"{path} is damaged ({verdict}); restore it from a backup")
+
+
 def _insert(new: apsw.Connection, into: str, rows: Iterator[tuple[Value, ...]]) -> None:
     columns = into.count(",") + 1
     new.executemany(f"INSERT INTO {into} VALUES ({', '.join('?' * columns)})", rows)
@@ -236,15 +240,13 @@ def _back_up(go: apsw.Connection, path: Path, old: os.stat_result) -> Path:
     first = _backup_of(path)
     copy = first.with_name(first.name + UNFINISHED)
     remove_unfinished(first)
-    os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _PRIVATE))
+    os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     with closing(apsw.Connection(str(copy), flags=apsw.SQLITE_OPEN_READWRITE)) as target:
         target.pragma("synchronous", "full")
         with target.backup("main", go, "main") as backup:
             backup.step(-1)
-        check_pages(target, path)
-    _make_private(copy, old)
-    with copy.open("rb") as written:
-        os.fsync(written.fileno())
+        _check_sound(target, path)
+    _hand_over(copy, old)
     for number in itertools.count(2):
         if not first.exists():
             break
@@ -260,8 +262,7 @@ def _backup_of(path: Path) -> Path:
     return path.with_name(path.name + BACKUP)
 
 
-def _make_private(file: Path, old: os.stat_result) -> None:
-    """Let only the owner of the old database have a file."""
+def _hand_over(file: Path, old: os.stat_result) -> None:
+    """Give a file that root has made to the owner of the old database."""
     if os.geteuid() == 0:
         os.chown(file, old.st_uid, old.st_gid)
-    file.chmod(_PRIVATE)

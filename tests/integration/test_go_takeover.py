@@ -12,7 +12,7 @@ import apsw
 import go_service
 import pytest
 from builders import START, run
-from damage import execute, overwrite, spoil_page
+from damage import execute, overwrite, pages_of, spoil_page
 from go_service import ACME, ARC_KEYS, CRAWLER, DEFAULT_ORG
 from power_loss import Disk, Recorder
 from power_loss.crashes import all_points
@@ -244,9 +244,9 @@ def test_what_a_killed_service_has_left_in_its_wal_is_taken_over(tmp_path):
     path = left_by_a_kill(tmp_path / "killed", "UPDATE organizations SET name = 'last words'")
     (path.parent / "memtrace.db-shm").write_bytes(bytes(32768))
     backup = taken(path).backup
+    assert {file.name for file in path.parent.iterdir()} == {path.name, backup.name}
     assert {org.name for org in asked(path, lambda repo: repo.list_orgs())} == {"last words"}
     assert {row[1] for row in go_service.rows(backup)["organizations"]} == {"last words"}
-    assert {file.name for file in path.parent.iterdir()} == {path.name, backup.name}
 
 
 def test_a_database_that_is_in_its_wal_alone_is_recognised(tmp_path):
@@ -332,6 +332,17 @@ def test_a_damaged_database_is_refused_untouched(tmp_path):
     """Pages that cannot be read are found before anything is changed."""
     path = go_service.database(tmp_path)
     spoil_page(path, "sessions")
+    before = contents(tmp_path)
+    with pytest.raises(StorageUnavailable, match="damaged"):
+        take_over(path, VAULT, START)
+    assert contents(tmp_path) == before
+
+
+def test_rows_that_an_index_has_lost_are_not_lost(tmp_path):
+    """An index that says a table is empty is found out, before anybody reads the table through it."""
+    path = go_service.database(tmp_path)
+    (leaf,) = pages_of(path, "sqlite_autoindex_sessions_1")
+    overwrite(path, leaf, bytes([10, 0, 0, 0, 0, 16, 0, 0]))
     before = contents(tmp_path)
     with pytest.raises(StorageUnavailable, match="damaged"):
         take_over(path, VAULT, START)
