@@ -47,7 +47,10 @@ class SqliteFormerKeys:
 
     async def find(self, api_key: str, digest: bytes) -> APIKey | None:
         """Return the key, made one of ours; None if it is none of the Go service's."""
-        former = (await self._unused()).get(digest[:PREFIX_BYTES])
+        version = self._repo.version()
+        if version != self._version:
+            await self._read(version)
+        former = self._by_prefix.get(digest[:PREFIX_BYTES])
         if former is None or digest in self._refused:
             return None
         async with self._turn:
@@ -60,15 +63,10 @@ class SqliteFormerKeys:
                 self._proven.add(digest)
             return await self._adopt(former.key_id, digest)
 
-    async def _unused(self) -> dict[bytes, FormerKey]:
-        version = self._repo.version()
-        if version != self._version:
-            rows = await self._repo.rows(
-                "SELECT digest, key_id, bcrypt FROM former_keys JOIN api_keys USING (key_id)"
-            )
-            self._by_prefix = {digest: FormerKey(key_id, hashed.encode()) for digest, key_id, hashed in rows}
-            self._version = version
-        return self._by_prefix
+    async def _read(self, version: int) -> None:
+        rows = await self._repo.rows("SELECT digest, key_id, bcrypt FROM former_keys JOIN api_keys USING (key_id)")
+        self._by_prefix = {digest: FormerKey(key_id, hashed.encode()) for digest, key_id, hashed in rows}
+        self._version = version
 
     async def _is(self, api_key: str, former: FormerKey) -> bool:
         import bcrypt  # only where there are such keys
