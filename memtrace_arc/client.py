@@ -9,12 +9,22 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
-from memtrace_arc.wire import Failure, ServerHealth
-from memtrace_core.errors import REFUSES_KEY, ArcFailed, ArcRejected, ArcTimeout, ArcUnreachable, MemtraceError
+from memtrace_arc.wire import Deletion, Failure, ServerHealth
+from memtrace_core.errors import (
+    REFUSES_DELETION,
+    REFUSES_KEY,
+    ArcFailed,
+    ArcRejected,
+    ArcTimeout,
+    ArcUnreachable,
+    ErasureRefused,
+    MemtraceError,
+)
 
 MOST_CONNECTIONS = 16
 KEEP_ALIVE_SECONDS = 30
 MOST_ERROR_CHARACTERS = 300
+DELETE_TIMEOUT = 300.0  # files are read, and written anew
 HIDDEN = "***"
 
 Answer = TypeVar("Answer")
@@ -27,6 +37,7 @@ _PASSING_FAULT = "Cannot open file"
 
 _failure = msgspec.json.Decoder(Failure)
 _health = msgspec.json.Decoder(ServerHealth)
+_deletion = msgspec.json.Decoder(Deletion)
 
 
 class MissingColumn(MemtraceError):
@@ -110,6 +121,31 @@ class ArcClient:
             raise MissingColumn(said)
         raise _refused(status, said)
 
+    async def delete(self, endpoint: Endpoint, measurement: str, predicate: str, *, dry_run: bool) -> int:
+        """Delete rows, or only count those that would be deleted; return how many.
+
+        Raises:
+            ArcUnreachable: no answer, or the key is not one that may delete; rows may be deleted all the same.
+            ErasureRefused: Arc does not take the predicate.
+        """
+        asked = {"database": endpoint.database, "measurement": measurement, "where": predicate}
+        body = msgspec.json.encode({**asked, "dry_run" if dry_run else "confirm": True})
+        status, answer = await self._post(
+            endpoint, "/api/v1/delete", body, "application/json", within=DELETE_TIMEOUT
+        )
+        said = _said(status, answer, endpoint)
+        if status == 403:
+            text = "Arc refuses to delete: this org's key is not an admin token"
+            raise ArcUnreachable(f"{text} ({said})", code=REFUSES_DELETION)
+        if status == 400 and _error(answer) is not None:
+            raise ErasureRefused(f"Arc does not take the order: {said}")
+        if status != 200:
+            raise _refused(status, said)
+        try:
+            return _deletion.decode(answer).deleted_count
+        except msgspec.MsgspecError as error:
+            raise ArcUnreachable(f"arc gave an answer that is not Arc's: {error}") from None
+
     async def server_version(self, url: str) -> str | None:
         """Return what the health endpoint of a server says of its version, if anything."""
         try:
@@ -134,13 +170,19 @@ class ArcClient:
             )
         return self._session
 
-    async def _post(self, endpoint: Endpoint, path: str, body: bytes, content_type: str) -> tuple[int, bytes]:
+    async def _post(
+        self, endpoint: Endpoint, path: str, body: bytes, content_type: str, *, within: float = 0
+    ) -> tuple[int, bytes]:
+        limits = self._timeout
+        if limits.total is not None and limits.total < within:
+            limits = aiohttp.ClientTimeout(total=within, sock_connect=limits.sock_connect)
         try:
             async with self._opened().post(
                 endpoint.url + path,
                 data=BytesIO(body),
                 headers=endpoint.headers(content_type),
                 allow_redirects=False,
+                timeout=limits,
             ) as response:
                 return response.status, await response.read()
         except aiohttp.ConnectionTimeoutError:

@@ -10,10 +10,13 @@ import msgspec
 
 from memtrace_arc.client import ArcClient, Endpoint, MissingColumn
 from memtrace_arc.clients import Clients
-from memtrace_arc.sql import COLUMNS, EVERYTHING, Dialect, Window, window_of
+from memtrace_arc.erasure import Erasure
+from memtrace_arc.excluding import count_one_by_one, most_excluded, page_by_page
+from memtrace_arc.sql import COLUMNS, EVERYTHING, Dialect, Window, window_of, window_of_forgotten
 from memtrace_arc.windows import windows_of
-from memtrace_arc.wire import CountRow, Row, encode_batch
-from memtrace_core.errors import ArcTimeout, ArcUnreachable, VaultError
+from memtrace_arc.wire import CountRow, CoveredRow, Row, encode_batch
+from memtrace_core.errors import ArcTimeout, ArcUnreachable, InvalidInput, VaultError
+from memtrace_core.forgotten import Forgotten
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.ports import Clock, KeyVault
 from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
@@ -46,6 +49,11 @@ class _Ids(_Answer):
     data: list[tuple[str]] | None = None
 
 
+class _CoveredRows(_Answer):
+    data: list[CoveredRow] | None = None
+
+
+_covered_rows = msgspec.json.Decoder(_CoveredRows)
 _page = msgspec.json.Decoder(_Page)
 _counts = msgspec.json.Decoder(_Counts)
 _number = msgspec.json.Decoder(_Number)
@@ -84,6 +92,16 @@ class ArcGateway:
 
     async def query(self, instance: ArcInstance, query: MemoryQuery) -> list[Memory]:
         """Return the memories that match, looking no further back than need be."""
+        if not most_excluded(query.horizon):
+            try:
+                return await self._query(instance, query)
+            except InvalidInput:
+                if query.horizon is None or not query.horizon.forgotten:
+                    raise
+                # The filters alone may have room in a statement.
+        return await page_by_page(partial(self._query, instance), query)
+
+    async def _query(self, instance: ArcInstance, query: MemoryQuery) -> list[Memory]:
         rows: list[Row] = []
         for window in windows_of(query, self._clock.now()):
             found = await self._ask(instance, window, partial(_page_sql, query=query, window=window), _page)
@@ -94,6 +112,8 @@ class ArcGateway:
 
     async def count(self, instance: ArcInstance, query: AgentCountQuery) -> AgentCounts:
         """Count one agent's memories."""
+        if most_excluded(query.horizon):
+            return await count_one_by_one(partial(self._query, instance), query)
         found = await self._ask(instance, EVERYTHING, lambda dialect: dialect.count(query), _counts)
         return sum((row.counts() for row in (found and found.data) or []), AgentCounts())
 
@@ -110,6 +130,46 @@ class ArcGateway:
             instance, window_of(span), lambda dialect: dialect.own_ids(span), _ids, needs_ids=True
         )
         return {memory_id for (memory_id,) in (found and found.data) or []}
+
+    async def covered(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
+        """Count the rows that are to be forgotten."""
+        found = await self._ask(
+            instance,
+            window_of_forgotten(forgotten),
+            lambda dialect: dialect.covered(instance.org_id, forgotten),
+            _number,
+        )
+        return found.data[0][0] if found and found.data else 0
+
+    async def erase(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
+        """Delete rows that are to be forgotten, as many as one go can take."""
+
+        async def rows(limit: int) -> Sequence[CoveredRow]:
+            found = await self._ask(
+                instance,
+                window_of_forgotten(forgotten),
+                lambda dialect: dialect.covered_rows(instance.org_id, forgotten, limit),
+                _covered_rows,
+            )
+            return (found and found.data) or []
+
+        async def moment(older: int) -> int | None:
+            found = await self._ask(
+                instance,
+                window_of_forgotten(forgotten),
+                lambda dialect: dialect.covered_moment(instance.org_id, forgotten, older),
+                _number,
+            )
+            return found.data[0][0] if found and found.data else None
+
+        async def delete(predicate: str, *, dry_run: bool) -> int:
+            async with self._clients.of(instance) as client:
+                return await client.delete(
+                    self._endpoint(instance), instance.measurement, predicate, dry_run=dry_run
+                )
+
+        erasure = Erasure(instance.org_id, partial(self.covered, instance), rows, moment, delete)
+        return await erasure.go(forgotten)
 
     async def ping(self, instance: ArcInstance) -> None:
         """Ask for nothing, with the instance's key."""

@@ -8,13 +8,14 @@ a form that the pruner does not know stand beside them.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from memtrace_core.context import ERROR_EVENT
 from memtrace_core.errors import InvalidInput
+from memtrace_core.forgotten import Forgotten
 from memtrace_core.identifiers import parse_memory_id
 from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, OwnSpan
 from memtrace_core.timewindow import to_us
@@ -57,6 +58,14 @@ def window_of(span: OwnSpan) -> Window:
     return Window(span.first, span.last + timedelta(microseconds=1))
 
 
+def window_of_forgotten(forgotten: Sequence[Forgotten]) -> Window:
+    """Return the stretch of time in which everything is that is to be forgotten."""
+    until = max(one.before for one in forgotten)
+    if any(one.memory_id is None for one in forgotten):
+        return Window(None, until)
+    return Window(min(one.before for one in forgotten) - timedelta(microseconds=1), until)
+
+
 class Dialect:
     """Renders statements for a measurement that has certain columns; a column it lacks counts as absent text."""
 
@@ -72,7 +81,12 @@ class Dialect:
     def page(self, query: MemoryQuery, window: Window) -> str:
         """Return the statement for one page, one row per identity, of the memories within a window."""
         identity = self._identity()
-        conditions = [*self._bounds(window), *self._filters(query), *self._beyond(query.horizon)]
+        conditions = [
+            *self._bounds(window),
+            *self._filters(query),
+            *self._beyond(query.horizon),
+            *self._without(query.horizon),
+        ]
         direction = query.order.upper()
         return _checked(
             f"SELECT epoch_us(time) AS us, {identity} AS id, {', '.join(map(self._column, _SELECTED))} "
@@ -90,6 +104,7 @@ class Dialect:
             f"{self._column('org_id')} = {text_value(query.org_id)}",
             f"{self._column('agent_id')} = {text_value(query.agent_id)}",
             *self._beyond(query.horizon),
+            *self._without(query.horizon),
         ]
         return _checked(
             f"SELECT {self._column('memory_type')} AS kind, count(DISTINCT {identity}), "
@@ -109,6 +124,50 @@ class Dialect:
         return _checked(
             f"SELECT DISTINCT memory_id FROM {self._measurement} WHERE {' AND '.join(self._span(span))}"
         )
+
+    def covered(self, org_id: str, forgotten: Sequence[Forgotten]) -> str:
+        """Return the statement that counts the rows, copies included, that are to be forgotten."""
+        conditions = self._covered(org_id, forgotten)
+        return _checked(f"SELECT count(*) FROM {self._measurement} WHERE {' AND '.join(conditions)}")
+
+    def covered_rows(self, org_id: str, forgotten: Sequence[Forgotten], limit: int) -> str:
+        """Return the statement for the oldest of these rows."""
+        conditions = self._covered(org_id, forgotten)
+        columns = ", ".join(map(self._text, ("memory_id", "agent_id", "session_id", "event_type")))
+        return _checked(
+            f"SELECT epoch_us(time) AS us, {columns} FROM {self._measurement} "
+            f"WHERE {' AND '.join(conditions)} ORDER BY us LIMIT {limit:d}"
+        )
+
+    def covered_moment(self, org_id: str, forgotten: Sequence[Forgotten], older: int) -> str:
+        """Return the statement for the time of the row, of these, that so many are older than."""
+        conditions = self._covered(org_id, forgotten)
+        return _checked(
+            f"SELECT epoch_us(time) AS us FROM {self._measurement} "
+            f"WHERE {' AND '.join(conditions)} ORDER BY us LIMIT 1 OFFSET {older:d}"
+        )
+
+    def _covered(self, org_id: str, forgotten: Sequence[Forgotten]) -> list[str]:
+        single = [one.memory_id for one in forgotten if one.memory_id is not None]
+        any_of = [f"({self._is_covered(one)})" for one in forgotten if one.memory_id is None]
+        if single:
+            any_of.append(f"({self._is_single(single)})")
+        return [
+            *self._bounds(window_of_forgotten(forgotten)),
+            f"{self._column('org_id')} = {text_value(org_id)}",
+            f"({' OR '.join(any_of)})",
+        ]
+
+    def _is_covered(self, one: Forgotten) -> str:
+        parts = [f"epoch_us(time) < {to_us(one.before):d}"]
+        for column, value in (("agent_id", one.agent_id), ("session_id", one.session_id)):
+            if value is not None:
+                # Never unknown: that would leave a row out of NOT and of its contrary.
+                parts.append(f"{self._text(column)} = {text_value(value)}")
+        return " AND ".join(parts)
+
+    def _is_single(self, ids: Sequence[str]) -> str:
+        return f"{self._identity()} IN ({', '.join(map(quoted_id, ids))})"
 
     def columns(self, window: Window) -> str:
         """Return the statement that names the columns there are in the files of a window."""
@@ -132,12 +191,15 @@ class Dialect:
             return f"coalesce(nullif({name}, ''), {default})" if name in self._columns else default
         return name if name in self._columns else "''"
 
+    def _text(self, name: str) -> str:
+        """Return the expression of a column that is a text as it is stored, and never null."""
+        return f"coalesce({name}, '')" if name in self._columns else "''"
+
     def _identity(self) -> str:
         """Return the expression of a memory's id, also for rows of writers that give none."""
         # A null would be left out together with its separator, and is there or not depending on the other files.
         parts = ", ".join(
-            f"coalesce({name}, '')" if name in self._columns else "''"
-            for name in ("agent_id", "session_id", "memory_type", "event_type", "content", "dedup_key")
+            map(self._text, ("agent_id", "session_id", "memory_type", "event_type", "content", "dedup_key"))
         )
         derived = (
             f"('mem_' || printf('%014x', epoch_us(time)) || substr(sha256(concat_ws(chr(31), {parts})), 1, 10))"
@@ -205,10 +267,28 @@ class Dialect:
             f"OR ({own}))"
         ]
 
+    def _without(self, horizon: Horizon | None) -> list[str]:
+        """Return the conditions that leave out what is forgotten."""
+        forgotten = horizon.forgotten if horizon else ()
+        single = [one.memory_id for one in forgotten if one.memory_id is not None]
+        conditions = [f"NOT ({self._is_covered(one)})" for one in forgotten if one.memory_id is None]
+        return [*conditions, f"NOT ({self._is_single(single)})"] if single else conditions
+
 
 def text_value(text: str) -> str:
     """Return any text, NUL included, as an expression in which nothing of it can be read by Arc's rewriter."""
     return f"decode(unhex('{text.encode().hex().upper()}'))"
+
+
+def quoted_id(memory_id: str) -> str:
+    """Return a memory's id in quotes, in half the room of any other text: there is nothing in it but hex digits.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    if parse_memory_id(memory_id) is None:
+        raise InvalidInput("not a memory's id")
+    return f"'{memory_id}'"
 
 
 def _quoted(moment: datetime, widened: timedelta) -> str:

@@ -82,6 +82,16 @@ class Row(msgspec.Struct, array_like=True):
         )
 
 
+class CoveredRow(msgspec.Struct, array_like=True):
+    """A row that is to be forgotten; `memory_id` is `''` if its writer gave none."""
+
+    time_us: int
+    memory_id: str
+    agent_id: str | None
+    session_id: str | None
+    event_type: str | None
+
+
 class CountRow(msgspec.Struct, array_like=True):
     """Memories of one type, counted."""
 
@@ -100,6 +110,12 @@ class Failure(msgspec.Struct):
     """An answer that says what went wrong."""
 
     error: str | None = None
+
+
+class Deletion(msgspec.Struct):
+    """How many rows were deleted, or would be."""
+
+    deleted_count: int
 
 
 class ServerHealth(msgspec.Struct):

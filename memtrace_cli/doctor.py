@@ -31,6 +31,7 @@ from memtrace_cli.settings import Loaded, Settings, SettingsError
 from memtrace_core import ArcInstance, Org, Services
 from memtrace_core.clock import SystemClock
 from memtrace_core.errors import MemtraceError
+from memtrace_core.forgotten import ForgetOrder
 from memtrace_sqlite import Mode
 from memtrace_sqlite.database import Schema, reporting
 from memtrace_sqlite.inspection import inspect, sqlite_version
@@ -105,6 +106,7 @@ async def _examine() -> tuple[Loaded | None, list[Finding]]:
     findings.append(finding("master key", Verdict.OK, "opens the metadata database"))
     try:
         findings += [finding async for finding in _of_journal(services, settings)]
+        findings += [finding async for finding in _of_orders(services)]
         findings += await _of_arcs(services)
     except MemtraceError as error:
         findings.append(fault("databases", error))
@@ -207,6 +209,20 @@ async def _of_journal(services: Services, settings: Settings) -> AsyncIterator[F
                 f"{org.id}: Arc refuses {backlog.set_aside} memories",
                 hint=f"memtrace journal list {org.id} --state set-aside",
             )
+
+
+async def _of_orders(services: Services) -> AsyncIterator[Finding]:
+    stuck: dict[str, ForgetOrder] = {}
+    for order in await services.forgetting.waiting():
+        if order.trouble and order.org_id not in stuck:
+            stuck[order.org_id] = order
+    for org_id, order in stuck.items():
+        yield finding(
+            "forgetting",
+            Verdict.WARNING,
+            f"{org_id}: what is forgotten is hidden, but not deleted in Arc: {order.trouble}",
+            hint=f"memtrace org show {org_id}; Arc deletes only for an admin token",
+        )
 
 
 async def _of_arcs(services: Services) -> list[Finding]:

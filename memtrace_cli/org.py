@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from cyclopts import App, Parameter
 
-from memtrace_cli import output
+from memtrace_cli import forgetting, output
 from memtrace_cli.admin import administer
 from memtrace_cli.secrets import arc_api_key
 from memtrace_core import ArcInstance, Binding, MemtraceError, Services
@@ -19,6 +19,8 @@ from memtrace_core.model import EMBEDDED_URL
 from memtrace_core.tenants import DEFAULT_MEASUREMENT
 
 app = App(name="org")
+app.command(forgetting.forget)
+app.command(forgetting.show)
 
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 Yes = Annotated[bool, Parameter(name="--yes", alias="-y", negative=(), help="Do not ask.")]

@@ -106,7 +106,8 @@ class Confirmation:
 
     async def _missing(self, instance: ArcInstance, run: DeliveredRun) -> list[int]:
         """Return the keys of the memories that are not seen; the ids are only asked for when the count is off."""
-        if await self._gateway.own_count(instance, run.span) == len(run.keys):
+        # A forgotten memory that is still there could make up for one that is missing.
+        if run.whole and await self._gateway.own_count(instance, run.span) == len(run.keys):
             return []
         present = await self._gateway.own_ids(instance, run.span)
         return [key for key, memory_id in zip(run.keys, run.memory_ids, strict=True) if memory_id not in present]

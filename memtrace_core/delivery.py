@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Protocol
@@ -90,6 +90,7 @@ class Delivery:
         self.on_answer = on_answer
         self.meter = meter
         self.draining = False
+        self.under_way: dict[str, float] = {}
         self._places = asyncio.Semaphore(self.policy.most_batches)
         self._workers = OrgWorkers(clock, self._begin)
 
@@ -115,6 +116,10 @@ class Delivery:
             self.wake(org_id)
         self.draining = True
         await self._workers.finish(within)
+
+    def carries_since(self, org_id: str) -> float | None:
+        """Return when the batch of an org was read that is on its way now, on the clock's `monotonic`."""
+        return self.under_way.get(org_id)
 
     @asynccontextmanager
     async def place(self, failures: int) -> AsyncIterator[int]:
@@ -154,7 +159,6 @@ class _Sender:
         self._last_tries = False
 
     async def step(self) -> Pause | None:
-        policy = self._delivery.policy
         now = self._delivery.clock.monotonic()
         if self._delivery.draining and not self._last_tries:
             # Whoever rests is tried once more before the end.
@@ -163,22 +167,30 @@ class _Sender:
                 trouble.rests_until = now
         resting = {one: trouble.rests_until for one, trouble in self._troubles.items() if trouble.rests_until > now}
         async with self._delivery.place(len(self._troubles)) as size:
+            self._delivery.under_way[self._org_id] = self._delivery.clock.monotonic()
             try:
-                most = policy.batch_size if self._troubles else policy.most_rows
-                batch = await self._delivery.journal.next_batch(self._org_id, most, size, resting)
-            except MemtraceError as error:
-                return self._stopped(error)
-            if batch is None:
-                return Pause(min(resting.values()) - now) if resting and not self._delivery.draining else None
-            if wait := self._until_flush(batch):
-                return Pause(wait)
-            self._flush_at = None
-            try:
-                await self._send(batch)
-            except MemtraceError as error:
-                self._failed(batch.instance_id, error)
-            else:
-                self._succeeded(batch.instance_id)
+                return await self._deliver(resting, size)
+            finally:
+                del self._delivery.under_way[self._org_id]
+
+    async def _deliver(self, resting: Mapping[str, float], size: int) -> Pause | None:
+        policy, now = self._delivery.policy, self._delivery.clock.monotonic()
+        try:
+            most = policy.batch_size if self._troubles else policy.most_rows
+            batch = await self._delivery.journal.next_batch(self._org_id, most, size, resting)
+        except MemtraceError as error:
+            return self._stopped(error)
+        if batch is None:
+            return Pause(min(resting.values()) - now) if resting and not self._delivery.draining else None
+        if wait := self._until_flush(batch):
+            return Pause(wait)
+        self._flush_at = None
+        try:
+            await self._send(batch)
+        except MemtraceError as error:
+            self._failed(batch.instance_id, error)
+        else:
+            self._succeeded(batch.instance_id)
         return Pause(0)
 
     def _until_flush(self, batch: PendingBatch) -> float:

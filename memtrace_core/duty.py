@@ -1,4 +1,4 @@
-"""Delivery and confirmation in one process alone, of those that share a journal."""
+"""Delivery, confirmation and erasing in one process alone, of those that share a journal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from memtrace_core.confirmation import Confirmation
 from memtrace_core.delivery import Delivery
+from memtrace_core.erasing import Erasing
 from memtrace_core.errors import MemtraceError
 from memtrace_core.ports import Clock, Journal, Ownership
 
@@ -32,19 +33,26 @@ class SoleOwner:
 
 
 class Duty:
-    """Delivers and confirms while this process owns the journal, and waits for that while another one does.
+    """Delivers, confirms and erases while this process owns the journal, and waits for that while another one does.
 
     Whoever is on duty also takes up what others have appended: it looks whether the journal has changed, several
     times within the delivery's flush interval, and whose memories wait only if it has.
     """
 
     def __init__(
-        self, ownership: Ownership, journal: Journal, delivery: Delivery, confirmation: Confirmation, clock: Clock
+        self,
+        ownership: Ownership,
+        journal: Journal,
+        delivery: Delivery,
+        confirmation: Confirmation,
+        erasing: Erasing,
+        clock: Clock,
     ) -> None:
         self._ownership = ownership
         self._journal = journal
         self._delivery = delivery
         self._confirmation = confirmation
+        self._erasing = erasing
         self._clock = clock
         flush = delivery.policy.flush_interval.total_seconds()
         self._look_every = min(max(flush / 4, SHORTEST_LOOK), LONGEST_LOOK)
@@ -55,6 +63,11 @@ class Duty:
         """Say that memories of an org wait here; whoever is on duty elsewhere finds them."""
         if self._ownership.held:
             self._delivery.wake(org_id)
+
+    def wake_eraser(self, org_id: str) -> None:
+        """Say that an org has an order to forget; whoever is on duty elsewhere finds it."""
+        if self._ownership.held:
+            self._erasing.wake(org_id)
 
     async def start(self) -> None:
         """Go on duty, unless another process is.
@@ -88,9 +101,11 @@ class Duty:
         if self._on_duty:
             await self._delivery.start()
             await self._confirmation.start()
+            await self._erasing.look()
 
     async def end(self, drain_within: timedelta) -> None:
         """Go off duty after a last delivery; it is this process's, too, if the owner has just ended."""
+        await self._erasing.stop()
         await self._confirmation.stop()
         if self._ownership.take():
             await self._delivery.drain(drain_within)
@@ -100,6 +115,7 @@ class Duty:
             version = self._journal.version()
             if version != self._seen:
                 await self._delivery.look()
+                await self._erasing.look()
                 self._seen = version
         elif self._ownership.take():
             await self._go_on_duty()
@@ -108,4 +124,5 @@ class Duty:
     async def _go_on_duty(self) -> None:
         await self._delivery.start()
         await self._confirmation.start()
+        await self._erasing.start()
         self._on_duty = True

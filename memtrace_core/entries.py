@@ -139,13 +139,14 @@ class DeliveredRun(msgspec.Struct, frozen=True):
     """The oldest memories of an org, all delivered to one instance and old enough to be looked for there.
 
     Nothing of the org that is still in the journal, but what is set aside, is older. `memory_ids` and `keys` go
-    together; `span` covers just them.
+    together; `span` covers just them, or, if the run is not `whole`, also memories that were forgotten.
     """
 
     instance_id: str
     keys: tuple[int, ...]
     memory_ids: tuple[str, ...]
     span: OwnSpan
+    whole: bool = True
 
 
 class OrgHoldings(msgspec.Struct, frozen=True, kw_only=True):

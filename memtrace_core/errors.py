@@ -17,6 +17,7 @@ MemtraceError                  never raised itself
 │   └── StorageUnavailable     the local database cannot be used
 ├── ArcTimeout                 the org's Arc took longer than `query_timeout`
 ├── ArcRejected                Arc says that this data can never be stored
+├── ErasureRefused             what is to be forgotten cannot be deleted without more
 └── VaultError                 a secret does not open
     ├── WrongMasterKey         sealed with another master key
     └── SealBroken             altered, cut short, moved, or of an unknown version
@@ -28,6 +29,8 @@ from __future__ import annotations
 
 # The code of an ArcUnreachable that means: Arc answers, and does not accept the key.
 REFUSES_KEY = "arc_refuses_key"
+# The code of one that means: Arc accepts the key, but deletes nothing for it.
+REFUSES_DELETION = "arc_refuses_deletion"
 
 
 class MemtraceError(Exception):
@@ -153,6 +156,12 @@ class ArcRejected(MemtraceError):
     """Arc will never take this data; sending it again does not help."""
 
     code = "arc_rejected"
+
+
+class ErasureRefused(MemtraceError):
+    """A store would delete more than it was asked to, or does not tell; nothing was deleted."""
+
+    code = "erasure_refused"
 
 
 class VaultError(MemtraceError):

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 __all__ = ["SILENT", "Meter", "Operation", "SilentMeter"]
 
-Operation = Literal["write", "query", "count", "confirm", "ping"]
+Operation = Literal["write", "query", "count", "confirm", "erase", "ping"]
 
 
 class Meter(Protocol):
@@ -44,6 +44,10 @@ class Meter(Protocol):
         """Delivered memories were not seen in Arc, and wait for delivery again."""
         ...
 
+    def forgotten(self, org_id: str, memories: int) -> None:
+        """Memories were removed here, or their rows deleted in Arc, because somebody said to forget them."""
+        ...
+
 
 class SilentMeter:
     """Counts nothing."""
@@ -70,6 +74,9 @@ class SilentMeter:
         """Do nothing."""
 
     def resent(self, org_id: str, memories: int) -> None:
+        """Do nothing."""
+
+    def forgotten(self, org_id: str, memories: int) -> None:
         """Do nothing."""
 
 

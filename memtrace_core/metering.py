@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 from memtrace_core.errors import MemtraceError
+from memtrace_core.forgotten import Forgotten
 from memtrace_core.meter import Meter, Operation
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.ports import ArcGateway, Clock
@@ -43,6 +44,14 @@ class MeteredGateway:
     async def own_ids(self, instance: ArcInstance, span: OwnSpan) -> set[str]:
         """Measure a look for what was delivered."""
         return await self._measured("confirm", self._gateway.own_ids(instance, span))
+
+    async def covered(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
+        """Measure a look for what is to be forgotten."""
+        return await self._measured("erase", self._gateway.covered(instance, forgotten))
+
+    async def erase(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
+        """Measure a deletion."""
+        return await self._measured("erase", self._gateway.erase(instance, forgotten))
 
     async def ping(self, instance: ArcInstance) -> None:
         """Measure a ping."""

@@ -21,6 +21,7 @@ from memtrace_core.entries import (
     OrgHoldings,
     PendingBatch,
 )
+from memtrace_core.forgotten import ForgetOrder, Forgotten, OrderReason
 from memtrace_core.model import (
     Agent,
     AgentCounts,
@@ -34,7 +35,7 @@ from memtrace_core.model import (
 )
 from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, OwnSpan, Position
 
-__all__ = ["ArcGateway", "Clock", "FormerKeys", "Journal", "KeyVault", "MetadataRepo", "Ownership"]
+__all__ = ["ArcGateway", "Clock", "FormerKeys", "Journal", "KeyVault", "MetadataRepo", "OrderBook", "Ownership"]
 
 
 class Clock(Protocol):
@@ -82,7 +83,76 @@ class KeyVault(Protocol):
         ...
 
 
-class Journal(Protocol):
+class OrderBook(Protocol):
+    """The orders to forget, kept beside the memories that they are about, and for as long as their org is.
+
+    What an order covers is hidden from the moment in which it is taken: the local files show nothing of it, and the
+    horizon that they give names it until Arc, too, was seen to have nothing of it.
+    """
+
+    async def forget(
+        self, org_id: str, what: Forgotten, *, in_arc: bool, reason: OrderReason = "asked"
+    ) -> ForgetOrder:
+        """Take an order, and begin to remove what the local files hold of it, all in one transaction.
+
+        On return it is on disk. An order covers nothing that is stored after it, whatever its `before` says. What
+        it covers gives its dedup claims back. It takes the place of former ones of the same scope that are done.
+
+        Args:
+            org_id: the org.
+            what: the memories.
+            in_arc: whether they may be in an Arc, too; else the order is done when nothing of it is left here.
+            reason: why they are forgotten.
+        """
+        ...
+
+    async def sweep(self, org_id: str) -> bool:
+        """Remove some more of what the local files hold of an org's orders; tell whether something may be left."""
+        ...
+
+    async def orders(
+        self, org_id: str, *, waiting: bool = False, limit: int = 1000, after: int = 0
+    ) -> list[ForgetOrder]:
+        """Return an org's orders, or only those that are not done, in the order of their keys, behind `after`."""
+        ...
+
+    async def forgetting_orgs(self) -> list[str]:
+        """Return the orgs that have orders which are not done."""
+        ...
+
+    async def free_claims(self, order: ForgetOrder, memories: Sequence[Memory], *, all_of_them: bool) -> None:
+        """Free the dedup claims of memories that an Arc has and an order covers.
+
+        Until it was told `all_of_them`, a claim that may be one of the order's counts as free.
+        """
+        ...
+
+    async def note_progress(
+        self,
+        org_id: str,
+        keys: Collection[int],
+        *,
+        deleted: int = 0,
+        trouble: str | None = None,
+        done: bool = False,
+    ) -> None:
+        """Record how far orders are: `deleted` rows more, the present trouble, and whether they are done."""
+        ...
+
+    async def reopen_orders(self, org_id: str) -> None:
+        """Let all orders of an org wait again: it is about to be bound to a store that may have what they cover."""
+        ...
+
+    async def covered(self, org_id: str, what: Forgotten) -> int:
+        """Count the memories in the local files that an order would remove."""
+        ...
+
+    async def forgotten(self, memories: Sequence[Memory]) -> set[str]:
+        """Return the ids of those memories that some order covers, done or not: they must never come back."""
+        ...
+
+
+class Journal(OrderBook, Protocol):
     """The durable queue in front of every gateway; it also keeps dedup claims and activity.
 
     Times that it stamps are strictly increasing over its whole life, over restarts and processes, whatever the
@@ -305,6 +375,26 @@ class ArcGateway(Protocol):
 
     async def own_ids(self, instance: ArcInstance, span: OwnSpan) -> set[str]:
         """Return the ids of the memories of a span that readers would be shown."""
+        ...
+
+    async def covered(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
+        """Count what is stored of the org's memories that are to be forgotten, every copy.
+
+        Args:
+            instance: of the org.
+            forgotten: one of them, or several single memories.
+        """
+        ...
+
+    async def erase(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
+        """Delete some or all of what `covered` counts and nothing else, and return how many copies it were.
+
+        To be repeated until nothing is left; 0 need not mean that.
+
+        Raises:
+            ArcUnreachable: no answer, or we may not delete there.
+            ErasureRefused: it cannot be made sure that nothing else would go; nothing was deleted.
+        """
         ...
 
     async def ping(self, instance: ArcInstance) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from memtrace_core import identifiers, rules
 from memtrace_core.errors import InvalidInput
+from memtrace_core.forgotten import Forgotten, sieve
 from memtrace_core.model import Memory
 from memtrace_core.timewindow import from_us, to_us
 
@@ -55,15 +56,19 @@ class Horizon(msgspec.Struct, frozen=True):
     """Which rows a gateway may answer for, while the journal answers for the rest.
 
     A row counts when another node wrote it, or when it is older than `before` and not one of `set_aside`, the ids
-    of the latest memories older than `before` that a gateway has refused (but might have stored all the same).
+    of the latest memories older than `before` that a gateway has refused (but might have stored all the same). No
+    row counts that is among `forgotten`, whoever wrote it: what a gateway may still have of what was forgotten.
     """
 
     node: str
     before: datetime
     set_aside: frozenset[str] = frozenset()
+    forgotten: tuple[Forgotten, ...] = ()
 
     def admits(self, memory: Memory) -> bool:
         """Tell whether a gateway may answer with this memory."""
+        if self.forgotten and not sieve(self.forgotten)(memory):
+            return False
         parsed = identifiers.parse_memory_id(memory.memory_id)
         if parsed is None or parsed[1] != self.node:
             return True

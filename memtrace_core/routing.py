@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from memtrace_core.forgotten import Forgotten
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.ports import ArcGateway
 from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
@@ -41,6 +42,14 @@ class GatewayByURL:
     async def own_ids(self, instance: ArcInstance, span: OwnSpan) -> set[str]:
         """Ask the instance's gateway."""
         return await self._for(instance).own_ids(instance, span)
+
+    async def covered(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
+        """Ask the instance's gateway."""
+        return await self._for(instance).covered(instance, forgotten)
+
+    async def erase(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
+        """Delete through the instance's gateway."""
+        return await self._for(instance).erase(instance, forgotten)
 
     async def ping(self, instance: ArcInstance) -> None:
         """Ask the instance's gateway."""

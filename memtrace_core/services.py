@@ -18,7 +18,9 @@ from memtrace_core.dedup import DedupPolicy
 from memtrace_core.delivery import Delivery, DeliveryPolicy
 from memtrace_core.directory import Directory
 from memtrace_core.duty import Duty, SoleOwner
+from memtrace_core.erasing import Erasing, ErasingPolicy
 from memtrace_core.errors import MemtraceError
+from memtrace_core.forgetting import Forgetting
 from memtrace_core.health import Health
 from memtrace_core.limits import FairUse, Limits
 from memtrace_core.memories import Memories
@@ -40,6 +42,7 @@ class Services:
     """Everything Memtrace does, wired; `start` and `stop` run its background work."""
 
     memories: Memories
+    forgetting: Forgetting
     agents: Agents
     sessions: Sessions
     tenants: Tenants
@@ -50,6 +53,7 @@ class Services:
     resealing: Resealing
     delivery: Delivery
     confirmation: Confirmation
+    erasing: Erasing
     duty: Duty
     claim_loading: ClaimLoading
     clock: Clock
@@ -154,7 +158,17 @@ def build_services(
     )
     confirming = Confirmation(journal, repo, gateway, clock, confirmation, on_resent=deliveries.wake, meter=meter)
     ownership = ownership or SoleOwner()
-    duty = Duty(ownership, journal, deliveries, confirming, clock)
+    settle = (confirmation or ConfirmationPolicy()).settle
+    erasing = Erasing(
+        journal,
+        repo,
+        gateway,
+        clock,
+        ErasingPolicy(settle=settle, window=policy.window),
+        deliveries.carries_since,
+        meter,
+    )
+    duty = Duty(ownership, journal, deliveries, confirming, erasing, clock)
     loading = ClaimLoading(directory, journal, gateway, clock, policy)
     memories = Memories(
         directory,
@@ -168,6 +182,7 @@ def build_services(
     )
     return Services(
         memories=memories,
+        forgetting=Forgetting(directory, journal, gateway, clock, memories, on_order=duty.wake_eraser, meter=meter),
         agents=Agents(repo, journal, memories, clock),
         sessions=Sessions(repo, clock),
         tenants=Tenants(repo, journal, vault, clock),
@@ -178,6 +193,7 @@ def build_services(
         resealing=Resealing(repo, vault),
         delivery=deliveries,
         confirmation=confirming,
+        erasing=erasing,
         duty=duty,
         claim_loading=loading,
         clock=clock,

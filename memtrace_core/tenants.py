@@ -131,7 +131,10 @@ class Tenants:
             ),
             binding.api_key,
         )
+        # What was forgotten may still be there; asked for twice, as a server may be done with it in between.
+        await self._journal.reopen_orders(org_id)
         await self._repo.bind_instance(instance)
+        await self._journal.reopen_orders(org_id)
         return instance
 
     async def rebind(self, org_id: str, binding: Binding) -> ArcInstance:
@@ -158,7 +161,12 @@ class Tenants:
         if _place(changed) != _place(former):
             changed = msgspec.structs.replace(changed, id=identifiers.new_instance_id())
         changed = self._checked(changed, api_key)
+        elsewhere = changed.id != former.id
+        if elsewhere:
+            await self._journal.reopen_orders(org_id)
         await self._repo.rebind_instance(changed)
+        if elsewhere:
+            await self._journal.reopen_orders(org_id)
         return changed
 
     async def move_pending(self, org_id: str) -> int:

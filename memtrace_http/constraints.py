@@ -68,7 +68,7 @@ IN_PATHS: Json = {
     "agent": {"minLength": 1, "description": "an agent's id or name"},
     "agent_id": _IDENTIFIER,
     "session_id": _IDENTIFIER,
-    "reference": {"minLength": 1, "description": "a memory_id or a dedup_key"},
+    "reference": {"minLength": 1, "description": "a memory_id or, to read, a dedup_key"},
 }
 """Path parameter → what its schema says beside the type."""
 

@@ -186,6 +186,16 @@ class SessionPage(Answer, frozen=True):
     next_cursor: Text = None
 
 
+class ForgottenAnswer(msgspec.Struct, frozen=True):
+    """No read shows it any more. `removed` memories were on this server and are gone; those in Arc are hidden, and
+    deleted there as long as `pending_in_arc` is true.
+    """
+
+    status: Literal["forgotten"]
+    removed: int
+    pending_in_arc: bool
+
+
 class HealthAnswer(msgspec.Struct, frozen=True):
     """The server is up; `arc` tells which orgs' instances were reachable at the last check."""
 
@@ -211,6 +221,7 @@ __all__ = [
     "AgentStats",
     "ContextBody",
     "DuplicateOf",
+    "ForgottenAnswer",
     "HealthAnswer",
     "MemoriesQuery",
     "Memory",

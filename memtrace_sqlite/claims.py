@@ -87,7 +87,7 @@ class Claims:
         if not claims:  # nearly always
             return None
         time, memory_id = max(claims)
-        return None if now - time >= self._window else str(memory_id)
+        return str(memory_id) if self.counts(time, now) else None
 
     def add(self, claims: Collection[Claim]) -> None:
         """Claim keys for memories (org id, key, memory id, time); a claim past the window gives way."""
@@ -101,6 +101,10 @@ class Claims:
         if claims:
             insert(self._connection, f"{how} INTO {table_of(self._starts[-1])}", "?, ?, ?, ?", claims)
         self._added += len(claims)
+
+    def counts(self, time: int, now: int) -> bool:
+        """Tell whether a claim of that time is within the window before `now`."""
+        return now - time < self._window
 
     def free(self, org_id: str, dedup_key: str, memory_id: str) -> None:
         """Drop the claim of one memory, if it still holds it."""

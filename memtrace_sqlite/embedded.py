@@ -10,10 +10,12 @@ from collections.abc import Sequence
 import apsw
 
 from memtrace_core.errors import ArcRejected
+from memtrace_core.forgotten import Forgotten
 from memtrace_core.identifiers import parse_memory_id
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
 from memtrace_core.timewindow import to_us
+from memtrace_sqlite.forgetting import hidden_here
 from memtrace_sqlite.journal import SqliteJournal
 from memtrace_sqlite.rows import COLUMNS, Value, conditions, counts_of, memory_of, ordering
 
@@ -44,9 +46,10 @@ class SqliteEmbeddedGateway:
             if query.memory_id is not None and (parsed := parse_memory_id(query.memory_id)):
                 # The id tells the time, and there is an index by time.
                 where, values = f"{where} AND time = ?", [*values, parsed[0]]
+            hidden, more = hidden_here(connection, instance.org_id)
             rows = connection.execute(
-                f"SELECT {COLUMNS} FROM embedded WHERE {_OWNER}{where}{ordering(query)} LIMIT ? OFFSET ?",
-                (*_owner(instance), *values, query.limit, query.offset),
+                f"SELECT {COLUMNS} FROM embedded WHERE {_OWNER}{where}{hidden}{ordering(query)} LIMIT ? OFFSET ?",
+                (*_owner(instance), *values, *more, query.limit, query.offset),
             )
             return [memory_of(query.org_id, row) for row in rows]
 
@@ -54,9 +57,12 @@ class SqliteEmbeddedGateway:
 
     async def count(self, instance: ArcInstance, query: AgentCountQuery) -> AgentCounts:
         """Count one agent's memories."""
-        return await self._readers.run(
-            lambda connection: counts_of(connection, "embedded", _OWNER, _owner(instance), query)
-        )
+
+        def work(connection: apsw.Connection) -> AgentCounts:
+            hidden, values = hidden_here(connection, instance.org_id)
+            return counts_of(connection, "embedded", _OWNER + hidden, (*_owner(instance), *values), query)
+
+        return await self._readers.run(work)
 
     async def own_count(self, instance: ArcInstance, span: OwnSpan) -> int:
         """Count what is stored of a span; nothing here ever waits to be confirmed."""
@@ -76,6 +82,14 @@ class SqliteEmbeddedGateway:
             return {memory_id for (memory_id,) in rows}
 
         return await self._readers.run(work)
+
+    async def covered(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
+        """Return 0: what is forgotten here leaves the file by the journal's own transactions."""
+        return 0
+
+    async def erase(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
+        """Do nothing, for the same reason."""
+        return 0
 
     async def ping(self, instance: ArcInstance) -> None:
         """Read once from the file."""

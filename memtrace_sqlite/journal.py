@@ -29,7 +29,9 @@ from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery
 from memtrace_core.timewindow import to_us
 from memtrace_sqlite import journal_reads as reads
 from memtrace_sqlite.database import Mode, open_database, open_reader, reporting
+from memtrace_sqlite.forgetting import hidden_here
 from memtrace_sqlite.ledger import DELIVERED, PENDING, SET_ASIDE, Ledger
+from memtrace_sqlite.order_book import SqliteOrderBook
 from memtrace_sqlite.readers import Readers
 from memtrace_sqlite.rows import counts_of, prepare
 from memtrace_sqlite.schema import JOURNAL
@@ -40,7 +42,7 @@ LEAST_FREE_BYTES = 64 << 20
 DISK_LOOK_SECONDS = 1.0
 
 
-class SqliteJournal:
+class SqliteJournal(SqliteOrderBook):
     """A journal in one SQLite file; several processes may use it at once.
 
     Args:
@@ -100,7 +102,9 @@ class SqliteJournal:
 
         def work(connection: apsw.Connection) -> tuple[Horizon, AgentCounts]:
             horizon = reads.horizon(connection, self.node, query.org_id)
-            return horizon, counts_of(connection, "journal", "org_id = ?", (query.org_id,), query)
+            hidden, values = hidden_here(connection, query.org_id)
+            owned = (query.org_id, *values)
+            return horizon, counts_of(connection, "journal", f"org_id = ?{hidden}", owned, query)
 
         return await self.readers.run(work)
 

@@ -9,11 +9,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import apsw
+import msgspec
 
 from memtrace_core.entries import DeliveredRun, EntryState, JournalEntry, JournalView, OrgBacklog, PendingBatch
 from memtrace_core.model import Memory
 from memtrace_core.query import Horizon, MemoryQuery, OwnSpan
-from memtrace_core.timewindow import from_us
+from memtrace_core.timewindow import from_us, to_us
+from memtrace_sqlite.forgetting import hidden_here, hidden_in_arc, touches
 from memtrace_sqlite.ledger import DELIVERED, MOST_OUT_OF_LINE, PENDING, SET_ASIDE
 from memtrace_sqlite.rows import COLUMNS, Value, conditions, memory_of, ordering
 
@@ -29,9 +31,10 @@ _NAMES = {number: state for state, number in _STATES.items()}
 def view(connection: apsw.Connection, node: str, query: MemoryQuery) -> JournalView:
     """Return the first memories that match, and the horizon."""
     where, values = conditions(query)
+    hidden, more = hidden_here(connection, query.org_id)
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM journal WHERE org_id = ?{where}{ordering(query)} LIMIT ?",
-        (query.org_id, *values, query.offset + query.limit),
+        f"SELECT {COLUMNS} FROM journal WHERE org_id = ?{where}{hidden}{ordering(query)} LIMIT ?",
+        (query.org_id, *values, *more, query.offset + query.limit),
     )
     memories = [memory_of(query.org_id, row) for row in rows]
     return JournalView(horizon(connection, node, query.org_id), memories)
@@ -56,7 +59,8 @@ def horizon(connection: apsw.Connection, node: str, org_id: str) -> Horizon:
         """,
         (org_id, before),
     )
-    return Horizon(node, from_us(before), frozenset(memory_id for (memory_id,) in refused))
+    set_aside = frozenset(memory_id for (memory_id,) in refused)
+    return Horizon(node, from_us(before), set_aside, hidden_in_arc(connection, org_id))
 
 
 def due_run(
@@ -78,7 +82,8 @@ def due_run(
     ]
     due = _run(node, org_id, _until_gap(itertools.takewhile(_in_line, in_line), gaps), settle_us, now)
     if isinstance(due, DeliveredRun):
-        return due
+        forgotten = touches(connection, org_id, to_us(due.span.first), to_us(due.span.last))
+        return msgspec.structs.replace(due, whole=not forgotten)
     # What lost its place in line is looked for one by one, in nobody's order.
     moments = [due] if due else []
     retried = connection.execute(

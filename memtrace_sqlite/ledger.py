@@ -11,12 +11,14 @@ import apsw
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.entries import Draft, Duplicate, PendingBatch
 from memtrace_core.errors import JournalFull, OrgClosing
+from memtrace_core.forgotten import ForgetOrder, Forgotten, OrderReason
 from memtrace_core.identifiers import memory_id, parse_memory_id
 from memtrace_core.model import ArcInstance, Memory
 from memtrace_core.ports import Clock
 from memtrace_core.timewindow import from_us, to_us
 from memtrace_sqlite.bulk import insert
 from memtrace_sqlite.claims import Claim, Claims
+from memtrace_sqlite.forgetting import Orders
 from memtrace_sqlite.rows import COLUMNS, PLACES, MemoryRow, Value, row_of
 
 ROW_OVERHEAD_BYTES = 200
@@ -47,6 +49,7 @@ class Ledger:
         self._dedup = dedup
         self._max_bytes = max_bytes
         self._claims = Claims(connection, dedup.window)
+        self._orders = Orders(connection, self._claims, self._count_bytes, PENDING)
 
     def begin(self) -> None:
         """Read where the journal stands: another process may have written since."""
@@ -113,7 +116,7 @@ class Ledger:
         if self._dedup.enabled and key is not None:
             claim = self._claimed.get((org_id, key))
             first = claim[2] if claim else self._claims.find(org_id, key, time)
-            if first is not None:
+            if first is not None and (claim or not self._orders.frees(org_id, first, draft)):
                 return Duplicate(first)
         self._last, self._next = time, time + 1
         identity = memory_id(time, self._node, f"{random.getrandbits(16):04x}")
@@ -207,6 +210,39 @@ class Ledger:
         self._send_retries(org_id)
         return dropped
 
+    def forget(self, org_id: str, what: Forgotten, *, in_arc: bool, reason: OrderReason) -> ForgetOrder:
+        """Take an order to forget, and begin with what is here."""
+        self.write_rows()
+        # The moment is nobody else's: what was stored before is older, what is stored after is younger.
+        now = self._last = self._next
+        self._next += 1
+        order = self._orders.take(org_id, what, now, in_arc=in_arc, reason=reason)
+        self._send_retries(org_id)
+        return order
+
+    def sweep(self, org_id: str) -> bool:
+        """Remove some of what is forgotten of an org; False if nothing was left to do."""
+        self.write_rows()
+        more = self._orders.sweep_some(org_id, self._next)
+        self._send_retries(org_id)
+        return more
+
+    def free_claims(self, order: ForgetOrder, memories: Sequence[Memory], *, all_of_them: bool) -> None:
+        """Free the claims of memories that only Arc has."""
+        self.write_rows()
+        self._orders.free_claims(order, memories, all_of_them=all_of_them)
+
+    def note_progress(
+        self, org_id: str, keys: Collection[int], *, deleted: int, trouble: str | None, done: bool
+    ) -> None:
+        """Record how far orders to forget are."""
+        done_at = to_us(self._clock.now()) if done else None
+        self._orders.note(org_id, keys, deleted=deleted, trouble=trouble, done_at=done_at)
+
+    def reopen_orders(self, org_id: str) -> None:
+        """Let an org's orders to forget wait again."""
+        self._orders.reopen(org_id)
+
     def _release(self, batch: PendingBatch, change: str, *values: Value) -> None:
         self.write_rows()
         sql = f"{change} WHERE seq = ? AND org_id = ? AND instance_id = ? AND state = {PENDING} RETURNING bytes"
@@ -288,7 +324,7 @@ class Ledger:
         self._claims.add_absent(
             [
                 (memory.org_id, memory.dedup_key, memory.memory_id, to_us(memory.time))
-                for memory in found
+                for memory in self._orders.left(found)
                 if memory.org_id == instance.org_id and memory.dedup_key is not None
             ]
         )
@@ -345,6 +381,7 @@ class Ledger:
         self._connection.execute("DELETE FROM agent_activity WHERE org_id = ?", (org_id,))
         self._connection.execute("DELETE FROM loaded_claims WHERE org_id = ?", (org_id,))
         self._connection.execute("DELETE FROM gaps WHERE org_id = ?", (org_id,))
+        self._orders.purge(org_id)
         self._claims.free_org(org_id)
         self._stores.clear()
         return False

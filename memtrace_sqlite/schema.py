@@ -195,6 +195,32 @@ CREATE TABLE gaps (
 ) STRICT, WITHOUT ROWID;
 """
 
+# An order to forget covers a memory, or what is older than `cutoff` of an agent, of a session or of the org. It is
+# done when Arc has nothing of it, if it may be in_arc at all, and stays, so that nothing of it ever comes back.
+_JOURNAL_3 = """
+CREATE TABLE forget_orders (
+    number INTEGER PRIMARY KEY,
+    org_id TEXT NOT NULL,
+    memory_id TEXT,
+    agent_id TEXT,
+    session_id TEXT,
+    cutoff INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    made_at INTEGER NOT NULL,
+    in_arc INTEGER NOT NULL,
+    swept INTEGER NOT NULL,
+    claims_freed INTEGER NOT NULL,
+    done_at INTEGER,
+    removed INTEGER NOT NULL DEFAULT 0,
+    deleted INTEGER NOT NULL DEFAULT 0,
+    trouble TEXT
+) STRICT;
+CREATE INDEX forget_waiting ON forget_orders (org_id, number) WHERE done_at IS NULL;
+CREATE INDEX forget_memory ON forget_orders (org_id, memory_id) WHERE memory_id IS NOT NULL;
+CREATE INDEX forget_scope ON forget_orders (org_id, agent_id, session_id, cutoff) WHERE memory_id IS NULL;
+CREATE INDEX forget_cutoff ON forget_orders (org_id, cutoff);
+"""
+
 # A superseded key still works until it expires, but its name is its successor's.
 _METADATA_2 = """
 ALTER TABLE api_keys ADD COLUMN superseded_at INTEGER;
@@ -217,4 +243,4 @@ END;
 """
 
 METADATA = Schema("metadata database", 0x4D744D64, (_METADATA_1, _METADATA_2, _METADATA_3), forerunner=refusal)
-JOURNAL = Schema("journal", 0x4D744A6E, (_JOURNAL_1, _JOURNAL_2))
+JOURNAL = Schema("journal", 0x4D744A6E, (_JOURNAL_1, _JOURNAL_2, _JOURNAL_3))

@@ -16,7 +16,8 @@ import asyncio
 import fcntl
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from memtrace_core import (
     build_services,
 )
 from memtrace_core.clock import SystemClock
+from memtrace_core.forgotten import Forgotten, sieve
 from memtrace_core.identifiers import parse_memory_id
 from memtrace_core.query import AgentCountQuery, OwnSpan
 from memtrace_sqlite import EnvelopeVault, MasterKey, Mode, SqliteJournal, SqliteMetadataRepo
@@ -81,6 +83,15 @@ class FolderGateway:
             and (parse_memory_id(memory.memory_id) or (0, ""))[1] == span.node
         }
 
+    async def covered(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
+        """Count the copies of what is to be forgotten."""
+        left = sieve(forgotten)
+        return sum(not left(memory) for memory in await asyncio.to_thread(lambda: list(self._lines(instance))))
+
+    async def erase(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
+        """Write the file anew without what is to be forgotten, and return how many copies that were."""
+        return await asyncio.to_thread(self._rewrite, instance, sieve(forgotten))
+
     async def ping(self, instance: ArcInstance) -> None:
         """Return if the organization's folder is there, or can be made."""
         await asyncio.to_thread(self._file, instance)
@@ -95,14 +106,38 @@ class FolderGateway:
     def _append(self, instance: ArcInstance, memories: Sequence[Memory]) -> None:
         file = self._file(instance)
         try:
-            with file.open("ab") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX)
+            with self._alone(file), file.open("ab") as stream:
                 # A crash may have left half a line; it must not swallow the next one.
                 stream.write(b"\n" + b"".join(msgspec.json.encode(memory) + b"\n" for memory in memories))
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:  # any error but ArcRejected is tried again
             raise ArcUnreachable(f"{file}: {error.strerror}") from error
+
+    def _rewrite(self, instance: ArcInstance, left: Callable[[Memory], bool]) -> int:
+        file = self._file(instance)
+        try:
+            with self._alone(file):
+                memories = list(self._lines(instance))
+                kept = [memory for memory in memories if left(memory)]
+                if len(kept) < len(memories):
+                    fresh = file.with_suffix(".new")
+                    with fresh.open("wb") as stream:
+                        stream.write(b"".join(msgspec.json.encode(memory) + b"\n" for memory in kept))
+                        stream.flush()
+                        os.fsync(stream.fileno())
+                    fresh.replace(file)
+        except OSError as error:
+            raise ArcUnreachable(f"{file}: {error.strerror}") from error
+        return len(memories) - len(kept)
+
+    @staticmethod
+    @contextmanager
+    def _alone(file: Path) -> Iterator[None]:
+        # A file of its own is locked: the one with the memories is replaced when some of them are forgotten.
+        with file.with_suffix(".lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _read(self, instance: ArcInstance) -> list[Memory]:
         # A batch whose answer was lost is written again: one memory for each id.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from memtrace_core import identifiers
 from memtrace_core.errors import ArcUnreachable
+from memtrace_core.forgotten import Forgotten, sieve
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
 from memtrace_core.testing.journal import InMemoryJournal
@@ -62,6 +63,20 @@ class InMemoryGateway:
             if span.first <= memory.time <= span.last
             and (identifiers.parse_memory_id(memory.memory_id) or (0, ""))[1] == span.node
         }
+
+    async def covered(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
+        """Count what is to be forgotten; the journal itself removes what is in the embedded store."""
+        await self.ping(instance)
+        left = sieve(forgotten)
+        return sum(not left(memory) for memory in self._stored[shelf_of(instance)].values())
+
+    async def erase(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
+        """Delete it."""
+        await self.ping(instance)
+        left, stored = sieve(forgotten), self._stored[shelf_of(instance)]
+        gone = [memory_id for memory_id, memory in stored.items() if not left(memory)]
+        self.forget(instance, gone)
+        return len(gone)
 
     async def ping(self, instance: ArcInstance) -> None:
         """Raise ArcUnreachable for an instance that is marked so."""

@@ -24,9 +24,11 @@ from memtrace_core.entries import (
     PendingBatch,
 )
 from memtrace_core.errors import OrgClosing, StorageUnavailable
+from memtrace_core.forgotten import ForgetOrder, Forgotten, OrderReason
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.ports import Clock
 from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery, OwnSpan
+from memtrace_core.testing.order_book import InMemoryOrderBook
 from memtrace_core.testing.shelves import Shelf, counted, shelf_of
 from memtrace_core.timewindow import EPOCH, from_us, to_us
 
@@ -58,6 +60,7 @@ class InMemoryJournal:
         self._closed_orgs: set[str] = set()
         self._loaded: set[tuple[str, str]] = set()
         self._gaps: set[tuple[str, int]] = set()
+        self._orders = InMemoryOrderBook()
         self._last = 0
         self._closed = False
         self._looks = itertools.count()
@@ -199,7 +202,8 @@ class InMemoryJournal:
         memories = [entry.memory for _, entry in run]
         span = OwnSpan(org_id, self.node, memories[0].time, memories[-1].time)
         ids = tuple(memory.memory_id for memory in memories)
-        return DeliveredRun(run[0][1].instance_id, tuple(key for key, _ in run), ids, span)
+        whole = not any(order.what.before > span.first for order in self._orders.of(org_id))
+        return DeliveredRun(run[0][1].instance_id, tuple(key for key, _ in run), ids, span, whole)
 
     async def confirm(self, org_id: str, keys: Sequence[int]) -> None:
         """Let delivered memories go."""
@@ -299,6 +303,78 @@ class InMemoryJournal:
         self._send_retries(org_id)
         return len(dropped)
 
+    async def forget(
+        self, org_id: str, what: Forgotten, *, in_arc: bool, reason: OrderReason = "asked"
+    ) -> ForgetOrder:
+        """Remove what an order covers, and its claims, and keep the order."""
+        self._check_open()
+        now = self._last = max(to_us(self._clock.now()), self._last + 1)
+        if what.memory_id is None:
+            what = msgspec.structs.replace(what, before=min(what.before, from_us(now)))
+        here = await self.covered(org_id, what)
+        for key, entry in self._of(org_id):
+            if what.covers(entry.memory):
+                del self._entries[key]
+        for shelf in [shelf for shelf in self.embedded if shelf[0] == org_id]:
+            self.embedded[shelf][:] = [memory for memory in self.embedded[shelf] if not what.covers(memory)]
+        self._claims = {
+            claim: memory for claim, memory in self._claims.items() if claim[0] != org_id or not what.covers(memory)
+        }
+        self._send_retries(org_id)
+        return self._orders.take(org_id, what, from_us(now), in_arc=in_arc, reason=reason, removed=here)
+
+    async def sweep(self, org_id: str) -> bool:
+        """Do nothing: `forget` removes everything at once."""
+        self._check_open()
+        return False
+
+    async def orders(
+        self, org_id: str, *, waiting: bool = False, limit: int = 1000, after: int = 0
+    ) -> list[ForgetOrder]:
+        """Return an org's orders."""
+        self._check_open()
+        return [one for one in self._orders.of(org_id, waiting=waiting) if one.key > after][:limit]
+
+    async def forgetting_orgs(self) -> list[str]:
+        """Return the orgs whose orders are not all done."""
+        self._check_open()
+        return self._orders.waiting_orgs()
+
+    async def free_claims(self, order: ForgetOrder, memories: Sequence[Memory], *, all_of_them: bool) -> None:
+        """Do nothing: claims know their memories here, and went with the order."""
+        self._check_open()
+
+    async def note_progress(
+        self,
+        org_id: str,
+        keys: Collection[int],
+        *,
+        deleted: int = 0,
+        trouble: str | None = None,
+        done: bool = False,
+    ) -> None:
+        """Record how far orders are."""
+        self._check_open()
+        done_at = self._clock.now() if done else None
+        self._orders.note(org_id, keys, deleted=deleted, trouble=trouble, done_at=done_at)
+
+    async def reopen_orders(self, org_id: str) -> None:
+        """Let all orders of an org wait again."""
+        self._check_open()
+        self._orders.reopen(org_id)
+
+    async def covered(self, org_id: str, what: Forgotten) -> int:
+        """Count what an order would remove."""
+        self._check_open()
+        held = [entry.memory for _, entry in self._of(org_id)]
+        held += [memory for shelf, stored in self.embedded.items() if shelf[0] == org_id for memory in stored]
+        return sum(map(what.covers, held))
+
+    async def forgotten(self, memories: Sequence[Memory]) -> set[str]:
+        """Return which memories must never come back."""
+        self._check_open()
+        return self._orders.covered(memories)
+
     async def claims_loaded(self, instance: ArcInstance) -> bool:
         """Tell whether an instance's claims are all here."""
         self._check_open()
@@ -307,8 +383,10 @@ class InMemoryJournal:
     async def load_claims(self, instance: ArcInstance, memories: Sequence[Memory]) -> None:
         """Claim keys that are not claimed."""
         self._check_open()
+        forgotten = self._orders.covered(memories)
         for memory in memories:
-            if memory.org_id == instance.org_id and memory.dedup_key is not None:
+            known = memory.org_id == instance.org_id and memory.memory_id not in forgotten
+            if known and memory.dedup_key is not None:
                 claim = (memory.org_id, memory.dedup_key)
                 self._claims[claim] = max(memory, self._claims.get(claim, memory), key=lambda one: one.time)
 
@@ -357,6 +435,7 @@ class InMemoryJournal:
         self._claims = {key: one for key, one in self._claims.items() if key[0] != org_id}
         self._activity = {key: one for key, one in self._activity.items() if key[0] != org_id}
         self._loaded = {one for one in self._loaded if one[0] != org_id}
+        self._orders.purge(org_id)
         for shelf in [shelf for shelf in self.embedded if shelf[0] == org_id]:
             del self.embedded[shelf]
 
@@ -395,7 +474,8 @@ class InMemoryJournal:
         # First those on their way again: the others are hardly in Arc.
         aside.sort(key=lambda one: (one[1].state is EntryState.SET_ASIDE, -one[0]))
         refused = [entry.memory.memory_id for _, entry in aside[:MOST_OUT_OF_LINE]]
-        return Horizon(self.node, from_us(before), frozenset(refused))
+        forgotten = tuple(order.what for order in self._orders.of(org_id, waiting=True))
+        return Horizon(self.node, from_us(before), frozenset(refused), forgotten)
 
 
 def _size(memory: Memory) -> int:

@@ -39,6 +39,7 @@ class Counting:
         self._confirmed = self._counter(figures.CONFIRMED)
         self._resent = self._counter(figures.RESENT)
         self._set_aside = self._counter(figures.SET_ASIDE)
+        self._forgotten = self._counter(figures.FORGOTTEN)
         self._org_memories = self._counter(figures.ORG_MEMORIES, self.by_org) if per_org else None
         self._org_memory: dict[tuple[str, str], Counter] = {}
 
@@ -93,6 +94,10 @@ class Counting:
     def resent(self, org_id: str, memories: int) -> None:
         """Count memories that were not."""
         self._resent.inc(memories)
+
+    def forgotten(self, org_id: str, memories: int) -> None:
+        """Count memories that were removed here, and rows that were deleted in an Arc."""
+        self._forgotten.inc(memories)
 
     def _count_of_org(self, org_id: str, outcome: str, memories: int) -> None:
         if self._org_memories is None or not memories:

@@ -37,7 +37,7 @@ MEMORIES = Figure(
 ARC_REQUESTS = Figure(
     "memtrace_arc_request_seconds",
     "histogram",
-    "Time that Arcs take, by operation (write, query, count, confirm, ping) and outcome: ok, or an error's code.",
+    "Time that Arcs take, by operation (write, query, count, confirm, erase, ping) and outcome: ok, or the error.",
     ("operation", "outcome"),
 )
 DELIVERIES = Figure("memtrace_deliveries_total", "counter", "Batches that an Arc has taken.")
@@ -60,6 +60,11 @@ SET_ASIDE = Figure(
     "counter",
     "Memories that an Arc refuses for good; they stay in the journal.",
 )
+FORGOTTEN = Figure(
+    "memtrace_forgotten_memories_total",
+    "counter",
+    "Memories removed here, and rows deleted in an Arc, because they were to be forgotten.",
+)
 
 # Read when somebody asks, from what all processes share.
 JOURNAL_MEMORIES = Figure(
@@ -81,6 +86,12 @@ JOURNAL_PENDING_BYTES = Figure(
 )
 JOURNAL_LIMIT_BYTES = Figure(
     "memtrace_journal_limit_bytes", "gauge", "The size of those at which writes are refused (journal.max_bytes)."
+)
+FORGET_ORDERS = Figure(
+    "memtrace_forget_orders",
+    "gauge",
+    "Orders to forget that Arc has not carried out, by state: waiting, in_trouble.",
+    ("state",),
 )
 ARC_INSTANCES = Figure(
     "memtrace_arc_instances",

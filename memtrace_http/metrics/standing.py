@@ -18,6 +18,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from memtrace_core import Services
 from memtrace_core.entries import OrgBacklog
 from memtrace_core.errors import MemtraceError
+from memtrace_core.forgotten import ForgetOrder
 from memtrace_core.resealing import SealedUnder
 from memtrace_http.metrics import figures
 from memtrace_http.metrics.figures import Figure
@@ -39,6 +40,7 @@ class Standing(msgspec.Struct, frozen=True):
     reachable: dict[str, bool | None] | None
     refusing: frozenset[str]
     sealed: list[SealedUnder] | None
+    orders: list[ForgetOrder] | None = None
 
 
 class StandingReader:
@@ -64,9 +66,10 @@ class StandingReader:
 
     async def _read(self) -> Standing:
         services = self._services
-        backlogs = reachable = sealed = None
+        backlogs = reachable = sealed = orders = None
         try:
             backlogs = await services.journal.backlogs()
+            orders = await services.forgetting.waiting()
         except MemtraceError as error:
             _log.warning("the journal cannot be read for metrics: %s", error)
         try:
@@ -77,7 +80,7 @@ class StandingReader:
             sealed = await self._seals()
         except MemtraceError as error:
             _log.warning("the vault cannot be read for metrics: %s", error)
-        return Standing(services.clock.now(), backlogs, reachable, services.health.refusing(), sealed)
+        return Standing(services.clock.now(), backlogs, reachable, services.health.refusing(), sealed, orders)
 
     async def _seals(self) -> list[SealedUnder]:
         version = self._services.repo.version()
@@ -92,6 +95,9 @@ def families(standing: Standing, *, per_org: bool) -> Iterator[Metric]:
         yield from _journal(standing.backlogs, standing.at)
         if per_org:
             yield from _journal_by_org(standing.backlogs, standing.at)
+    if standing.orders is not None:
+        stuck = sum(order.trouble is not None for order in standing.orders)
+        yield _gauge(figures.FORGET_ORDERS, {("waiting",): len(standing.orders) - stuck, ("in_trouble",): stuck})
     if standing.reachable is not None:
         states = Counter({True: "up", False: "down", None: "unknown"}[one] for one in standing.reachable.values())
         yield _gauge(figures.ARC_INSTANCES, {(state,): states[state] for state in ("up", "down", "unknown")})

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from memtrace_core.errors import ArcUnreachable
+from memtrace_core.forgotten import Forgotten
 from memtrace_core.model import ArcInstance, Memory
 from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
 
@@ -30,6 +31,14 @@ class AbsentGateway:
         raise ArcUnreachable(f"{instance.id} is away")
 
     async def own_ids(self, instance: ArcInstance, span: OwnSpan) -> NoReturn:
+        """Fail."""
+        raise ArcUnreachable(f"{instance.id} is away")
+
+    async def covered(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> NoReturn:
+        """Fail."""
+        raise ArcUnreachable(f"{instance.id} is away")
+
+    async def erase(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> NoReturn:
         """Fail."""
         raise ArcUnreachable(f"{instance.id} is away")
 

@@ -232,7 +232,7 @@ async def gateway_to_arc(
 ) -> AsyncIterator[WritingHarness]:
     """Open a gateway to an Arc of some version, with a database of its own there."""
     arc, database = shared_arc(version), new_database()
-    gateway = GatewayToArc(KnownKeyVault(arc.write_token), clock)
+    gateway = GatewayToArc(KnownKeyVault(arc.admin_token), clock)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens: a connection is refused
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"

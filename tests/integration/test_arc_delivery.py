@@ -34,20 +34,21 @@ NONE_HELD = OrgHoldings()
 class World:
     """A server over one Arc double: real journal, real HTTP, and a clock that moves by hand."""
 
-    def __init__(self, folder, arc, *, query_timeout=20.0, batch=5):
+    def __init__(self, folder, arc, *, query_timeout=20.0, batch=5, dedup=None):
         self.arc = arc
         self.clock = ManualClock()
         self.repo = InMemoryMetadataRepo()
         self._folder = folder
         self._query_timeout = query_timeout
         self._batch = batch
+        self._dedup = dedup or DedupPolicy(enabled=False)
         self.services = None
 
     @asynccontextmanager
     async def running(self):
         """Start the services on the same files as before; stop them without delivering anything more."""
         vault = TransparentVault()
-        dedup = DedupPolicy(enabled=False)
+        dedup = self._dedup
         self.services = build_services(
             repo=self.repo,
             journal=SqliteJournal(self._folder / "journal.db", self.clock, dedup),

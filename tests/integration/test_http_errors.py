@@ -29,6 +29,7 @@ ERRORS = {
     "StorageUnavailable": (errors.StorageUnavailable("memtrace.db is locked"), 503, "storage_unavailable"),
     "ArcTimeout": (errors.ArcTimeout("no answer in time"), 504, "arc_timeout"),
     "ArcRejected": (errors.ArcRejected(SECRET), 500, "internal"),
+    "ErasureRefused": (errors.ErasureRefused(SECRET), 500, "internal"),
     "VaultError": (errors.VaultError(SECRET), 500, "internal"),
     "WrongMasterKey": (errors.WrongMasterKey(SECRET), 500, "internal"),
     "SealBroken": (errors.SealBroken(SECRET), 500, "internal"),

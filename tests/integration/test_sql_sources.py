@@ -24,6 +24,11 @@ RENDERING = {
     "_quoted",
     "self._column",
     "self._identity",
+    "self._is_covered",
+    "self._is_single",
+    "self._text",
+    "quoted_id",
+    "_quoted_moment",
     "self._span",
     "table_of",
     "ordering",
@@ -32,8 +37,9 @@ RENDERING = {
 # Names of variables that hold names of tables and columns, words of SQL, and parts made by statements above them.
 PARTS = {
     "aside", "bounds", "change", "column", "columns", "comparison", "conditions", "direction", "event", "failed",
-    "how", "identity", "importance", "index", "into", "name", "otherwise", "own", "owner", "part", "parts",
-    "places", "portion", "recent", "self._measurement", "state", "table", "where",
+    "hidden", "how", "identity", "importance", "index", "into", "known", "moment", "name", "otherwise", "own",
+    "owner", "part", "parts", "places", "plain", "portion", "predicate", "recent", "self._measurement",
+    "self._org", "state", "table", "where",
 }  # fmt: skip
 # Numbers that are written in Python's form.
 NUMBERS = {"query.min_importance!r", "query.max_importance!r", "map(str, refused)"}

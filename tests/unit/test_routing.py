@@ -32,6 +32,12 @@ class Recorder:
     async def own_ids(self, one, span):
         return self, "ids", one, span
 
+    async def covered(self, one, forgotten):
+        return self, "covered", one, forgotten
+
+    async def erase(self, one, forgotten):
+        return self, "erase", one, forgotten
+
     async def server_version(self, one):
         return self, "version", one
 
@@ -62,6 +68,8 @@ def test_the_url_of_an_instance_chooses_its_gateway(one, embedded):
         assert await gateway.count(one, COUNT) == (chosen, one, COUNT)
         assert await gateway.own_count(one, SPAN) == (chosen, "count", one, SPAN)
         assert await gateway.own_ids(one, SPAN) == (chosen, "ids", one, SPAN)
+        assert await gateway.covered(one, []) == (chosen, "covered", one, [])
+        assert await gateway.erase(one, []) == (chosen, "erase", one, [])
         assert await gateway.server_version(one) == (chosen, "version", one)
         await gateway.ping(one)
         assert (chosen.pinged, other.pinged) == ([one], [])

@@ -1,0 +1,179 @@
+"""`memtrace org forget` and `org show`: orders to forget, and how far they are."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from memtrace_cli import output
+from memtrace_cli.admin import administer
+from memtrace_core import ArcInstance, NotFound, Org, Services
+from memtrace_core.forgetting import Reach
+from memtrace_core.forgotten import ForgetOrder, Forgotten
+from memtrace_core.timewindow import parse_bound
+
+Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
+Yes = Annotated[bool, Parameter(name="--yes", alias="-y", negative=(), help="Do not ask.")]
+
+
+def forget(
+    org_id: str,
+    /,
+    *,
+    agent: str | None = None,
+    session: str | None = None,
+    before: str | None = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Forget memories for good: of an agent, of a session, older than a time, or what is all of these.
+
+    No read shows them from then on, whether a server runs or not. A server that runs deletes them in Arc, too; for
+    that, the Arc key must be an admin token.
+
+    Example: memtrace org forget org_a1b2c3 --agent crawler
+
+    Example: memtrace org forget org_a1b2c3 --before 365d --yes
+
+    Parameters
+    ----------
+    org_id
+        The organization.
+    agent
+        The agent whose memories they are.
+    session
+        The session that they were stored in.
+    before
+        Only older ones: 90d, 2w, 36h ago, or an ISO 8601 time. Else all until now.
+    """
+    if agent is None and session is None and before is None:
+        raise output.Misused("give at least one of --agent, --session, --before")
+
+    async def work(services: Services) -> ForgetOrder:
+        org = await services.tenants.get_org(org_id)
+        bound = before and parse_bound(before, field="before", now=services.clock.now())
+        what = services.forgetting.scope(agent_id=agent, session_id=session, before=bound or None)
+        if not yes and not sys.stdin.isatty():
+            raise output.Misused("forgetting memories needs --yes where there is no terminal")
+        reach = await services.forgetting.reach(org_id, what)
+        output.note(f"This forgets {_meant(agent, session, before)} of {org.name!r} ({org.id}), for good:")
+        output.note(_told(reach))
+        if not yes and not output.confirm("Forget them?"):
+            raise output.Aborted("nothing was forgotten")
+        return await services.forgetting.order(org_id, agent_id=agent, session_id=session, before=bound or None)
+
+    order = administer(work)
+    if as_json:
+        output.say_json(_described(order))
+        return
+    output.say(f"Forgotten, {order.removed} memories here removed")
+    if order.done_at is None:
+        output.note("what Arc has is hidden, and deleted by the server that runs")
+        output.suggest(f"memtrace org show {org_id}")
+
+
+def show(org_id: str, /, *, as_json: Json = False) -> None:
+    """Show an organization: where its memories live, and what of them is being forgotten.
+
+    Example: memtrace org show org_a1b2c3
+
+    Parameters
+    ----------
+    org_id
+        The organization.
+    """
+
+    async def work(services: Services) -> tuple[Org, ArcInstance | None, list[ForgetOrder]]:
+        org = await services.tenants.get_org(org_id)
+        try:
+            instance = await services.tenants.instance_of(org_id)
+        except NotFound:
+            instance = None
+        return org, instance, await services.forgetting.orders(org_id)
+
+    org, instance, orders = administer(work)
+    if as_json:
+        output.say_json(
+            {
+                "id": org.id,
+                "name": org.name,
+                "created_at": org.created_at,
+                "arc": instance and instance.url,
+                "forgetting": [_described(order) for order in orders],
+            }
+        )
+        return
+    output.say("Organization")
+    waiting = [order for order in orders if order.done_at is None]
+    output.say_fields(
+        [
+            ("id", org.id),
+            ("name", output.one_line(org.name)),
+            ("created_at", output.shown_time(org.created_at)),
+            ("arc", instance.url if instance else "-"),
+            ("forgetting", f"{len(waiting)} orders waiting, {len(orders) - len(waiting)} done"),
+        ]
+    )
+    if orders:
+        output.say()
+        output.say_table(
+            ("ORDER", "WHAT", "MADE", "STATE", "REMOVED", "DELETED", "TROUBLE"),
+            [
+                (
+                    str(order.key),
+                    _covered(order.what),
+                    output.shown_time(order.made_at),
+                    _state(order),
+                    str(order.removed),
+                    str(order.deleted),
+                    output.one_line(order.trouble or "-"),
+                )
+                for order in orders
+            ],
+        )
+
+
+def _told(reach: Reach) -> str:
+    if reach.in_arc is None:
+        return f"{reach.here} memories here, and what Arc has, which does not answer now."
+    return f"{reach.here} memories here, {reach.in_arc} rows in Arc (what was delivered lately is in both)."
+
+
+def _meant(agent: str | None, session: str | None, before: str | None) -> str:
+    parts = ["all memories"]
+    if agent is not None:
+        parts.append(f"of agent {agent}")
+    if session is not None:
+        parts.append(f"in session {session}")
+    parts.append(f"before {before}" if before else "until now")
+    return " ".join(parts)
+
+
+def _covered(what: Forgotten) -> str:
+    if what.memory_id is not None:
+        return what.memory_id
+    named = [("agent", what.agent_id), ("session", what.session_id), ("before", output.shown_time(what.before))]
+    return ", ".join(f"{name} {value}" for name, value in named if value)
+
+
+def _state(order: ForgetOrder) -> str:
+    return "waiting" if order.done_at is None else "done"
+
+
+def _described(order: ForgetOrder) -> dict[str, object]:
+    return {
+        "order": order.key,
+        "memory_id": order.what.memory_id,
+        "agent_id": order.what.agent_id,
+        "session_id": order.what.session_id,
+        "before": order.what.before,
+        "reason": order.reason,
+        "state": _state(order),
+        "made_at": order.made_at,
+        "done_at": order.done_at,
+        "removed": order.removed,
+        "deleted_in_arc": order.deleted,
+        "trouble": order.trouble,
+    }
