@@ -57,7 +57,12 @@ async def count_one_by_one(ask: Ask, query: AgentCountQuery) -> AgentCounts:
     total = recent = errors = 0
     types: dict[str, int] = {}
     asked = MemoryQuery(
-        org_id=query.org_id, agent_ids=(query.agent_id,), order="asc", limit=PAGE, horizon=query.horizon
+        org_id=query.org_id,
+        agent_ids=(query.agent_id,),
+        since=query.since,
+        order="asc",
+        limit=PAGE,
+        horizon=query.horizon,
     )
     while page := await page_by_page(ask, asked):
         for memory in page:

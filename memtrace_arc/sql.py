@@ -103,6 +103,7 @@ class Dialect:
         conditions = [
             f"{self._column('org_id')} = {text_value(query.org_id)}",
             f"{self._column('agent_id')} = {text_value(query.agent_id)}",
+            *self._bounds(Window(query.since, None)),
             *self._beyond(query.horizon),
             *self._without(query.horizon),
         ]

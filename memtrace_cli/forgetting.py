@@ -1,8 +1,9 @@
-"""`memtrace org forget` and `org show`: orders to forget, and how far they are."""
+"""`memtrace org forget`, `set-retention` and `show`: what is to be forgotten, and how far that is."""
 
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -12,7 +13,7 @@ from memtrace_cli.admin import administer
 from memtrace_core import ArcInstance, NotFound, Org, Services
 from memtrace_core.forgetting import Reach
 from memtrace_core.forgotten import ForgetOrder, Forgotten
-from memtrace_core.timewindow import parse_bound
+from memtrace_core.timewindow import parse_bound, parse_duration
 
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 Yes = Annotated[bool, Parameter(name="--yes", alias="-y", negative=(), help="Do not ask.")]
@@ -74,6 +75,45 @@ def forget(
         output.suggest(f"memtrace org show {org_id}")
 
 
+def set_retention(org_id: str, retention: str, /, *, yes: Yes = False, as_json: Json = False) -> None:
+    """Keep an organization's memories only for a time; older ones are forgotten, from the next read on.
+
+    They are deleted in Arc, too, by a server that runs, if the Arc key is an admin token.
+
+    Example: memtrace org set-retention org_a1b2c3 90d
+
+    Example: memtrace org set-retention org_a1b2c3 none
+
+    Parameters
+    ----------
+    org_id
+        The organization.
+    retention
+        How long: 12h, 90d, 52w; none keeps them for ever.
+    """
+    wanted = None if retention == "none" else parse_duration(retention, field="retention")
+
+    async def work(services: Services) -> Org:
+        org = await services.tenants.get_org(org_id)
+        if wanted is not None and not yes and (org.retention is None or wanted < org.retention):
+            if not sys.stdin.isatty():
+                raise output.Misused("forgetting memories needs --yes where there is no terminal")
+            what = services.forgetting.scope(before=services.clock.now() - wanted)
+            output.note(f"This forgets what is older than {retention} of {org.name!r} ({org.id}), for good:")
+            output.note(_told(await services.forgetting.reach(org_id, what)))
+            if not output.confirm("Forget it?"):
+                raise output.Aborted("nothing was forgotten")
+        return await services.tenants.set_retention(org_id, wanted)
+
+    org = administer(work)
+    if as_json:
+        output.say_json({"id": org.id, "name": org.name, "retention": _kept(org)})
+        return
+    output.say("Retention changed")
+    output.say_fields([("id", org.id), ("retention", _kept(org))])
+    output.suggest(f"memtrace org show {org.id}")
+
+
 def show(org_id: str, /, *, as_json: Json = False) -> None:
     """Show an organization: where its memories live, and what of them is being forgotten.
 
@@ -101,6 +141,7 @@ def show(org_id: str, /, *, as_json: Json = False) -> None:
                 "name": org.name,
                 "created_at": org.created_at,
                 "arc": instance and instance.url,
+                "retention": _kept(org),
                 "forgetting": [_described(order) for order in orders],
             }
         )
@@ -113,6 +154,7 @@ def show(org_id: str, /, *, as_json: Json = False) -> None:
             ("name", output.one_line(org.name)),
             ("created_at", output.shown_time(org.created_at)),
             ("arc", instance.url if instance else "-"),
+            ("retention", _kept(org)),
             ("forgetting", f"{len(waiting)} orders waiting, {len(orders) - len(waiting)} done"),
         ]
     )
@@ -133,6 +175,16 @@ def show(org_id: str, /, *, as_json: Json = False) -> None:
                 for order in orders
             ],
         )
+
+
+def _kept(org: Org) -> str:
+    """Return how long memories are kept, as it is typed."""
+    if org.retention is None:
+        return "none"
+    for unit, length in (("d", timedelta(days=1)), ("h", timedelta(hours=1))):
+        if org.retention % length == timedelta(0):
+            return f"{org.retention // length}{unit}"
+    return f"{org.retention // timedelta(minutes=1)}m"
 
 
 def _told(reach: Reach) -> str:

@@ -20,6 +20,7 @@ from memtrace_core.tenants import DEFAULT_MEASUREMENT
 
 app = App(name="org")
 app.command(forgetting.forget)
+app.command(forgetting.set_retention)
 app.command(forgetting.show)
 
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]

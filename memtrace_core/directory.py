@@ -1,8 +1,8 @@
-"""What the request path must know of keys and bindings, read once and forgotten when an admin changes it."""
+"""What the request path must know of orgs, keys and bindings, read once and forgotten when an admin changes it."""
 
 from __future__ import annotations
 
-from memtrace_core.model import APIKey, ArcInstance
+from memtrace_core.model import APIKey, ArcInstance, Org
 from memtrace_core.ports import MetadataRepo
 
 MAX_REMEMBERED = 20_000
@@ -20,6 +20,7 @@ class Directory:
         self._digests: frozenset[bytes] | None = None
         self._keys: dict[bytes, APIKey | None] = {}
         self._instances: dict[str, ArcInstance | None] = {}
+        self._orgs: dict[str, Org | None] = {}
         self._all_instances: list[ArcInstance] | None = None
 
     async def key(self, digest: bytes) -> APIKey | None:
@@ -55,6 +56,17 @@ class Directory:
             self._instances[org_id] = instance
         return instance
 
+    async def org(self, org_id: str) -> Org | None:
+        """Return an org."""
+        version = self._current()
+        try:
+            return self._orgs[org_id]
+        except KeyError:
+            org = await self._repo.get_org(org_id)
+        if version == self._version:
+            self._orgs[org_id] = org
+        return org
+
     async def instances(self) -> list[ArcInstance]:
         """Return every instance that an org is bound to."""
         version = self._current()
@@ -67,8 +79,8 @@ class Directory:
 
     def _current(self) -> int:
         version = self._repo.version()
-        if version != self._version or len(self._keys) + len(self._instances) > MAX_REMEMBERED:
-            self._keys, self._instances, self._all_instances = {}, {}, None
+        if version != self._version or len(self._keys) + len(self._instances) + len(self._orgs) > MAX_REMEMBERED:
+            self._keys, self._instances, self._orgs, self._all_instances = {}, {}, {}, None
             self._digests = self._digests if version == self._version else None
             self._version = version
         return version

@@ -10,6 +10,7 @@ from memtrace_core.delivery import Delivery
 from memtrace_core.erasing import Erasing
 from memtrace_core.errors import MemtraceError
 from memtrace_core.ports import Clock, Journal, Ownership
+from memtrace_core.retention import Retention
 
 SHORTEST_LOOK = 0.02
 LONGEST_LOOK = 0.25
@@ -46,6 +47,7 @@ class Duty:
         delivery: Delivery,
         confirmation: Confirmation,
         erasing: Erasing,
+        retention: Retention,
         clock: Clock,
     ) -> None:
         self._ownership = ownership
@@ -53,6 +55,7 @@ class Duty:
         self._delivery = delivery
         self._confirmation = confirmation
         self._erasing = erasing
+        self._retention = retention
         self._clock = clock
         flush = delivery.policy.flush_interval.total_seconds()
         self._look_every = min(max(flush / 4, SHORTEST_LOOK), LONGEST_LOOK)
@@ -102,6 +105,7 @@ class Duty:
             await self._delivery.start()
             await self._confirmation.start()
             await self._erasing.look()
+            await self._retention.enforce()
 
     async def end(self, drain_within: timedelta) -> None:
         """Go off duty after a last delivery; it is this process's, too, if the owner has just ended."""

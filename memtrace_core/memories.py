@@ -149,7 +149,12 @@ class Memories:
     async def count(self, org_id: str, agent_id: str) -> AgentCounts:
         """Count an agent's memories, exactly, the newest write included."""
         instance = await self._instance(org_id)
-        query = AgentCountQuery(org_id=org_id, agent_id=agent_id, recent_since=self._clock.now() - RECENT)
+        query = AgentCountQuery(
+            org_id=org_id,
+            agent_id=agent_id,
+            recent_since=self._clock.now() - RECENT,
+            since=await self._kept_since(org_id),
+        )
         horizon, here = await self._journal.count(query)
         if not instance.embedded:
             return here + await self._gateway.count(instance, msgspec.structs.replace(query, horizon=horizon))
@@ -209,9 +214,17 @@ class Memories:
         self._on_use(instance)
         return instance
 
+    async def _kept_since(self, org_id: str) -> datetime | None:
+        """Return the time before which the org's memories are past their time."""
+        org = await self._directory.org(org_id)
+        return None if org is None or org.retention is None else self._clock.now() - org.retention
+
     async def _united(self, query: MemoryQuery, instance: ArcInstance) -> list[Memory]:
         """Return the memories from `offset` on and one more than `limit`, of journal and gateway together."""
-        wider = msgspec.structs.replace(query, limit=query.limit + 1)
+        since = query.since
+        if (kept_since := await self._kept_since(query.org_id)) is not None:
+            since = kept_since if since is None else max(since, kept_since)
+        wider = msgspec.structs.replace(query, since=since, limit=query.limit + 1)
         view = await self._journal.view(wider)
         # The two sets are disjoint, and of the first `offset` no more come from the journal than it holds: the
         # gateway can skip the rest itself.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, get_args
 
 import msgspec
@@ -142,11 +142,12 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Org(msgspec.Struct, frozen=True, kw_only=True):
-    """A tenant."""
+    """A tenant. Its memories are forgotten when they are older than `retention`; never, if that is None."""
 
     id: str
     name: str
     created_at: datetime
+    retention: timedelta | None = None
 
 
 class ArcInstance(msgspec.Struct, frozen=True, kw_only=True):

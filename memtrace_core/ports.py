@@ -451,6 +451,10 @@ class MetadataRepo(Protocol):
         """Return all orgs, oldest first."""
         ...
 
+    async def set_retention(self, org_id: str, retention: timedelta | None) -> bool:
+        """Set how long an org's memories are kept, None for ever; False if there is no such org."""
+        ...
+
     async def delete_org(self, org_id: str) -> bool:
         """Delete an org with its instances, keys, agents and sessions; False if there is none."""
         ...

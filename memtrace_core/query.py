@@ -178,11 +178,12 @@ class MemoryQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentCountQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """One agent's memories of one org, to be counted; `recent_since` bounds the recent ones."""
+    """One agent's memories of one org, to be counted; `recent_since` bounds the recent ones, `since` them all."""
 
     org_id: str
     agent_id: str
     recent_since: datetime
+    since: datetime | None = None
     horizon: Horizon | None = None
 
 

@@ -27,6 +27,7 @@ from memtrace_core.memories import Memories
 from memtrace_core.meter import SILENT, Meter
 from memtrace_core.ports import ArcGateway, Clock, FormerKeys, Journal, KeyVault, MetadataRepo, Ownership
 from memtrace_core.resealing import Resealing
+from memtrace_core.retention import Retention
 from memtrace_core.sessions import Sessions
 from memtrace_core.tenants import Tenants
 
@@ -168,7 +169,9 @@ def build_services(
         deliveries.carries_since,
         meter,
     )
-    duty = Duty(ownership, journal, deliveries, confirming, erasing, clock)
+    duty = Duty(
+        ownership, journal, deliveries, confirming, erasing, Retention(repo, journal, clock, erasing.wake), clock
+    )
     loading = ClaimLoading(directory, journal, gateway, clock, policy)
     memories = Memories(
         directory,

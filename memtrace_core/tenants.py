@@ -22,6 +22,7 @@ from memtrace_core.ports import Clock, Journal, KeyVault, MetadataRepo
 
 DEFAULT_PERMISSIONS = Permission.READ | Permission.WRITE
 DEFAULT_MEASUREMENT = "events"
+LEAST_RETENTION = timedelta(hours=1)
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +74,18 @@ class Tenants:
         """Return all orgs, oldest first, each with the instance it is bound to."""
         instances = {instance.org_id: instance for instance in await self._repo.list_instances()}
         return [(org, instances.get(org.id)) for org in await self._repo.list_orgs()]
+
+    async def set_retention(self, org_id: str, retention: timedelta | None) -> Org:
+        """Keep an org's memories only for a time, or for ever (None); what is older is forgotten from then on.
+
+        Raises:
+            NotFound: there is no such org.
+            InvalidInput: the time is shorter than an hour.
+        """
+        if retention is not None and retention < LEAST_RETENTION:
+            raise InvalidInput("retention must be at least 1h")
+        await self._repo.set_retention(org_id, retention)
+        return await self.get_org(org_id)
 
     async def holdings(self, org_id: str) -> OrgHoldings:
         """Count the memories of an org that exist nowhere but on this machine."""

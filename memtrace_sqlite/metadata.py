@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from memtrace_core import rules
 from memtrace_core.errors import Conflict
@@ -19,6 +19,7 @@ from memtrace_sqlite.metadata_rows import (
     instance_row,
     json_text,
     key_of,
+    optional_length,
     optional_us,
     org_of,
     session_of,
@@ -26,6 +27,7 @@ from memtrace_sqlite.metadata_rows import (
 )
 from memtrace_sqlite.rows import Value
 
+_ORG = "org_id, name, created_at, retention"
 _INSTANCE = "instance_id, org_id, url, database, measurement, sealed_api_key, created_at, updated_at"
 _KEY = "key_id, org_id, name, digest, permissions, created_at, expires_at, revoked_at, superseded_at"
 _AGENT = "agent_id, org_id, name, description, config_json, created_at, last_active_at"
@@ -37,18 +39,23 @@ class SqliteMetadataRepo(MetadataFile):
 
     async def create_org(self, org: Org) -> None:
         """Store a new org."""
-        row = (org.id, org.name, to_us(org.created_at))
+        row = (org.id, org.name, to_us(org.created_at), optional_length(org.retention))
         taken = Conflict(f"organization {org.id} exists already", code="org_exists")
-        await self.write(lambda: self.insert("orgs (org_id, name, created_at)", row, taken))
+        await self.write(lambda: self.insert(f"orgs ({_ORG})", row, taken))
 
     async def get_org(self, org_id: str) -> Org | None:
         """Return an org."""
-        return first(org_of, await self.rows("SELECT org_id, name, created_at FROM orgs WHERE org_id = ?", org_id))
+        return first(org_of, await self.rows(f"SELECT {_ORG} FROM orgs WHERE org_id = ?", org_id))
 
     async def list_orgs(self) -> list[Org]:
         """Return all orgs, oldest first."""
-        rows = await self.rows("SELECT org_id, name, created_at FROM orgs ORDER BY created_at, org_id")
+        rows = await self.rows(f"SELECT {_ORG} FROM orgs ORDER BY created_at, org_id")
         return [org_of(row) for row in rows]
+
+    async def set_retention(self, org_id: str, retention: timedelta | None) -> bool:
+        """Change an org."""
+        length = optional_length(retention)
+        return await self.change("UPDATE orgs SET retention = ? WHERE org_id = ?", length, org_id)
 
     async def delete_org(self, org_id: str) -> bool:
         """Delete an org; the schema's cascades take what is its own."""

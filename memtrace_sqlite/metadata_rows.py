@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +16,7 @@ from memtrace_sqlite.rows import Value
 Result = TypeVar("Result")
 Row = tuple[Any, ...]  # a row is typed by the function that builds a value from it
 
+_MICROSECOND = timedelta(microseconds=1)
 _OBJECT = msgspec.json.Decoder(dict[str, object])
 
 
@@ -27,8 +28,9 @@ def first(build: Callable[[Row], Result], rows: Sequence[Row]) -> Result | None:
 @of_sound_rows
 def org_of(row: Row) -> Org:
     """Return the org of a row."""
-    org_id, name, created_at = row
-    return Org(id=org_id, name=name, created_at=from_us(created_at))
+    org_id, name, created_at, retention = row
+    length = None if retention is None else retention * _MICROSECOND
+    return Org(id=org_id, name=name, created_at=from_us(created_at), retention=length)
 
 
 @of_sound_rows
@@ -126,6 +128,11 @@ def session_row(session: Session) -> tuple[Value, ...]:
 def json_text(value: Mapping[str, object] | None) -> str | None:
     """Return an object as JSON text."""
     return None if value is None else msgspec.json.encode(value).decode()
+
+
+def optional_length(length: timedelta | None) -> int | None:
+    """Return a length of time in microseconds, if there is one."""
+    return None if length is None else length // _MICROSECOND
 
 
 def optional_us(moment: datetime | None) -> int | None:

@@ -242,5 +242,10 @@ CREATE TRIGGER former_keys_end AFTER UPDATE OF digest, revoked_at ON api_keys BE
 END;
 """
 
-METADATA = Schema("metadata database", 0x4D744D64, (_METADATA_1, _METADATA_2, _METADATA_3), forerunner=refusal)
+# How long memories are kept, in microseconds; NULL for ever.
+_METADATA_4 = "ALTER TABLE orgs ADD COLUMN retention INTEGER;"
+
+METADATA = Schema(
+    "metadata database", 0x4D744D64, (_METADATA_1, _METADATA_2, _METADATA_3, _METADATA_4), forerunner=refusal
+)
 JOURNAL = Schema("journal", 0x4D744A6E, (_JOURNAL_1, _JOURNAL_2, _JOURNAL_3))

@@ -58,7 +58,9 @@ class FolderGateway:
 
     async def count(self, instance: ArcInstance, query: AgentCountQuery) -> AgentCounts:
         """Count one agent's memories."""
-        wanted = MemoryQuery(org_id=query.org_id, agent_ids=(query.agent_id,), horizon=query.horizon)
+        wanted = MemoryQuery(
+            org_id=query.org_id, agent_ids=(query.agent_id,), since=query.since, horizon=query.horizon
+        )
         found = [memory for memory in await asyncio.to_thread(self._read, instance) if wanted.matches(memory)]
         recent = [memory for memory in found if memory.time >= query.recent_since]
         types = [memory.memory_type for memory in found]

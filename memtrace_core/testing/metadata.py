@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import msgspec
@@ -47,6 +47,15 @@ class InMemoryMetadataRepo:
     async def list_orgs(self) -> list[Org]:
         """Return all orgs, oldest first."""
         return sorted(self._orgs.values(), key=lambda org: (org.created_at, org.id))
+
+    async def set_retention(self, org_id: str, retention: timedelta | None) -> bool:
+        """Change an org."""
+        org = self._orgs.get(org_id)
+        if org is None:
+            return False
+        self._orgs[org_id] = msgspec.structs.replace(org, retention=retention)
+        self._version += 1
+        return True
 
     async def delete_org(self, org_id: str) -> bool:
         """Delete an org and what is its own."""

@@ -18,7 +18,7 @@ def shelf_of(instance: ArcInstance) -> Shelf:
 
 def counted(memories: Iterable[Memory], query: AgentCountQuery) -> AgentCounts:
     """Count one agent's memories."""
-    whole = MemoryQuery(org_id=query.org_id, agent_ids=(query.agent_id,), horizon=query.horizon)
+    whole = MemoryQuery(org_id=query.org_id, agent_ids=(query.agent_id,), since=query.since, horizon=query.horizon)
     counts = AgentCounts()
     for memory in filter(whole.matches, memories):
         recent = memory.time >= query.recent_since

@@ -125,3 +125,17 @@ def test_answers_leave_out_what_is_forgotten(writing_harness, what, others):
                 assert counts.total == counts.recent == sum(each.agent_id == agent_id for each in left)
 
     run(body())
+
+
+def test_counts_begin_where_memories_are_still_kept(gateway_harness):
+    """What is older than `since` is not counted, what is of that moment is."""
+
+    async def body():
+        async with gateway_harness(dedup=OFF) as held:
+            one = held.instance_of(ORG)
+            kept = await held.keep(one, timed())
+            for since, total in ((kept[1].time, 2), (kept[1].time + SECOND, 1), (START, 3)):
+                asked = AgentCountQuery(org_id=ORG, agent_id="ada", recent_since=START, since=since)
+                assert (await held.gateway.count(one, asked)).total == total
+
+    run(body())

@@ -56,6 +56,21 @@ def test_an_org_is_what_was_stored(repo_harness):
     with_repo(repo_harness, use)
 
 
+def test_the_retention_of_an_org_is_kept(repo_harness):
+    """Until it is set to another or taken away; other orgs have their own."""
+
+    async def use(repo):
+        await repo.create_org(org(ORG))
+        await repo.create_org(org(OTHER_ORG))
+        for retention in (timedelta(days=90), timedelta(hours=1), None, timedelta(days=3653)):
+            assert await repo.set_retention(ORG, retention)
+            assert (await repo.get_org(ORG)).retention == retention
+        assert [one.retention for one in await repo.list_orgs()] == [timedelta(days=3653), None]
+        assert not await repo.set_retention("org_none", None)
+
+    with_repo(repo_harness, use)
+
+
 def test_orgs_are_listed_oldest_first(repo_harness):
     """All orgs are listed, by the time of their making."""
 
@@ -616,6 +631,7 @@ CONFIGURATION_CHANGES = [
     ("unbind_instance", lambda repo: repo.unbind_instance(ORG)),
     ("create_key", lambda repo: repo.create_key(api_key())),
     ("revoke_key", lambda repo: repo.revoke_key(api_key().id, LATER)),
+    ("set_retention", lambda repo: repo.set_retention(ORG, timedelta(days=90))),
     ("delete_org", lambda repo: repo.delete_org("org_c")),
 ]
 

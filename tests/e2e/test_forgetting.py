@@ -90,3 +90,21 @@ def test_on_a_terminal_it_asks(shared: Deployment, server: Server, tenant: Tenan
     assert code != 0
     assert "Forget them? [y/N]" in shown
     assert seen(api) == ["one"]
+
+
+def test_a_retention_counts_on_the_next_read(
+    shared: Deployment, server: Server, tenant: Tenant, api: httpx.Client
+) -> None:
+    """It is kept with the organization, shown, and taken away again; a shorter one needs to be meant."""
+    remember(api, "ada", "one")
+    refused = shared.here("org", "set-retention", tenant.org_id, "90d")
+    assert (refused.returncode, "needs --yes" in refused.stderr) == (2, True)
+    assert shared.told("org", "show", tenant.org_id)["retention"] == "none"
+    assert "90d" in shared.done("org", "set-retention", tenant.org_id, "90d", "--yes")
+    assert shared.told("org", "show", tenant.org_id)["retention"] == "90d"
+    assert seen(api) == ["one"]
+    assert "36h" in shared.done("org", "set-retention", tenant.org_id, "36h", "--yes")
+    assert "none" in shared.done("org", "set-retention", tenant.org_id, "none")
+    for wrong in ("1m", "soon"):
+        ended = shared.here("org", "set-retention", tenant.org_id, wrong, "--yes")
+        assert (ended.returncode, "retention must be" in ended.stderr) == (1, True)
