@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.entries import Duplicate
+from memtrace_core.forgotten import Forgotten
 from memtrace_core.memories import NewMemory
 from memtrace_core.model import EMBEDDED_URL, ArcInstance, Memory
 from memtrace_core.timewindow import EPOCH
@@ -57,6 +58,9 @@ class ExpectedOrg:
     held: list[Held] = field(default_factory=list)
     claims: dict[tuple[str, ...], Memory] = field(default_factory=dict)
     moved: bool = False
+    gone: set[str] = field(default_factory=set)
+    doubtful: set[tuple[str, ...]] = field(default_factory=set)
+    """Keys whose claims may be those of memories that were forgotten, for all that the journal knows."""
 
     @property
     def place(self) -> Place:
@@ -74,6 +78,15 @@ class ExpectedOrg:
             for one in self.held
             if one.place == self.place or not is_embedded(one.place) or self.place in one.places
         ]
+
+    def forget(self, what: Forgotten) -> None:
+        """Note that memories are to be seen no more, and that their claims are free."""
+        self.gone |= {one.memory.memory_id for one in self.held if what.covers(one.memory)}
+        self.held = [one for one in self.held if not what.covers(one.memory)]
+        self.claims = {key: memory for key, memory in self.claims.items() if not what.covers(memory)}
+        if what.memory_id is None:
+            # A key that was not given tells the agent, and nothing tells the session.
+            self.doubtful |= {key for key in self.claims if what.session_id or key[0] == "given"}
 
     def move(self, memory_ids: set[str]) -> None:
         """Note that what waits was given to the present place."""
@@ -133,12 +146,14 @@ class Expected:
         assert len(fresh) <= 1, f"{fresh} are copies of each other"
         claimed_to_the_end = claim is not None and last - claim.time < self._window
         free_from_the_start = claim is None or first - claim.time >= self._window
-        assert not (fresh and claimed_to_the_end), f"{fresh} should be a copy of {claim}"
+        doubtful = key in org.doubtful
+        assert doubtful or not (fresh and claimed_to_the_end), f"{fresh} should be a copy of {claim}"
         assert fresh or not free_from_the_start, f"{outcomes} should be new, beside {claim}"
         originals = set() if claim is None or free_from_the_start else {claim.memory_id}
         if fresh:
             originals.add(fresh[0].memory_id)
             org.claims[key] = fresh[0]
+            org.doubtful.discard(key)
         copies = {one.memory_id for one in outcomes if isinstance(one, Duplicate)}
         assert copies <= originals, f"copies of {copies} should be of {originals}"
 

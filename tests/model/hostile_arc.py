@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from memtrace_core.errors import ArcFailed, ArcRejected, ArcTimeout, ArcUnreachable, MemtraceError
+from memtrace_core.forgotten import Forgotten, sieve
 from memtrace_core.identifiers import parse_memory_id
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
@@ -52,7 +53,7 @@ class HostileArc:
         for place, rows in self._rows.items():
             self._rows[place] = [row for number, row in enumerate(rows) if row.flushed_at <= now or number % every]
 
-    def erase(self, org_id: str) -> None:
+    def wipe(self, org_id: str) -> None:
         """Remove an org's rows, as an operator does who deletes an org."""
         for place, rows in self._rows.items():
             self._rows[place] = [row for row in rows if row.memory.org_id != org_id]
@@ -131,6 +132,30 @@ class HostileArc:
         }
         await asyncio.sleep(0)
         return found
+
+    async def covered(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
+        """Count the rows that are to be forgotten, of those that are flushed."""
+        await self._answer()
+        found = len(self._flushed(instance, forgotten))
+        await asyncio.sleep(0)
+        return found
+
+    async def erase(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
+        """Delete them; rows that are not flushed are passed over."""
+        await self._answer()
+        gone = self._flushed(instance, forgotten)
+        place = place_of(instance)
+        self._rows[place] = [row for row in self._rows[place] if row not in gone]
+        await asyncio.sleep(0)
+        return len(gone)
+
+    def _flushed(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> list[Row]:
+        left, now = sieve(forgotten), self._clock.monotonic()
+        return [
+            row
+            for row in self._rows[place_of(instance)]
+            if row.flushed_at <= now and row.memory.org_id == instance.org_id and not left(row.memory)
+        ]
 
     async def ping(self, instance: ArcInstance) -> None:
         """Answer, or not."""

@@ -221,6 +221,11 @@ class Machine(RuleBasedStateMachine):
 
         self._do(body())
 
+    @rule(slot=slots, scope=st.sampled_from(["memory", "memory", "session", *AGENTS[:2]]), which=st.integers(0, 50))
+    def forget_for_good(self, slot: int, scope: str, which: int) -> None:
+        """Forget a memory, or all of an agent or a session."""
+        self._do(operators.forget(self.world, self.expected, self._org(slot), scope, which))
+
     # --- what happens to the server
 
     @rule()

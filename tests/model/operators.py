@@ -6,7 +6,7 @@ from memtrace_core.errors import Conflict
 from memtrace_core.model import DEFAULT_ORG_ID
 from memtrace_core.query import MemoryQuery
 from memtrace_core.tenants import Binding
-from model.expected import ExpectedOrg, is_embedded
+from model.expected import Expected, ExpectedOrg, is_embedded
 from model.worlds import World, come_to_rest
 
 MANY = 1000
@@ -47,6 +47,22 @@ async def move_pending(world: World, org: ExpectedOrg) -> None:
         org.move({one.memory_id for one in batch.memories})
 
 
+async def forget(world: World, expected: Expected, org: ExpectedOrg, scope: str, which: int) -> None:
+    """Forget a memory, or all of an agent or a session; from then on nobody may see it, whatever happens."""
+    forgetting = world.services.forgetting
+    if scope == "memory":
+        known = org.certain()
+        if not known:
+            return
+        order = await forgetting.memory(org.org_id, known[which % len(known)].memory_id)
+    elif scope == "session":
+        order = await forgetting.session(org.org_id, "s1")
+    else:
+        order = await forgetting.agent(org.org_id, scope)
+    expected.last = order.made_at
+    org.forget(order.what)
+
+
 async def delete_org(world: World, org: ExpectedOrg, *, discard: bool) -> bool:
     """Delete an org, and tell whether it was: not while memories would be lost, unless that is wished."""
     await come_to_rest(world.calls)
@@ -60,5 +76,5 @@ async def delete_org(world: World, org: ExpectedOrg, *, discard: bool) -> bool:
         assert await tenants.holdings(org.org_id) == held
         return False
     assert discard or not held.undelivered
-    world.arc.erase(org.org_id)
+    world.arc.wipe(org.org_id)
     return True
