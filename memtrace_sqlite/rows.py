@@ -133,14 +133,14 @@ def counts_of(
 ) -> AgentCounts:
     """Count one agent's memories in a table; `owner` and its values `owned` are the condition naming the org."""
     recent = to_us(query.recent_since)
-    first = to_us(query.since) if query.since else 0
+    part, since = (" AND time >= ?", (to_us(query.since),)) if query.since else ("", ())
     counts = AgentCounts()
     found = connection.execute(
         f"""
         SELECT memory_type, count(*), sum(time >= ?), sum(time >= ? AND event_type = 'error')
-        FROM {table} WHERE {owner} AND agent_id = ? AND time >= ? GROUP BY memory_type
+        FROM {table} WHERE {owner} AND agent_id = ?{part} GROUP BY memory_type
         """,
-        (recent, recent, *owned, query.agent_id, first),
+        (recent, recent, *owned, query.agent_id, *since),
     )
     for memory_type, total, recently, errors in found:
         counts += AgentCounts(total=total, recent=recently, recent_errors=errors, by_type={memory_type: total})

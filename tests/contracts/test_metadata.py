@@ -60,8 +60,6 @@ def test_the_retention_of_an_org_is_kept(repo_harness):
     """Until it is set to another or taken away; other orgs have their own."""
 
     async def use(repo):
-        await repo.create_org(org(ORG))
-        await repo.create_org(org(OTHER_ORG))
         for retention in (timedelta(days=90), timedelta(hours=1), None, timedelta(days=3653)):
             assert await repo.set_retention(ORG, retention)
             assert (await repo.get_org(ORG)).retention == retention
