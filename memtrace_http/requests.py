@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -22,6 +23,8 @@ MAX_DRAINED_BYTES = 64 << 20
 
 HttpRequest = Request[Principal, Any, Any]
 Parsed = TypeVar("Parsed", bound=msgspec.Struct)
+# Of whichever framework: each has types of its own for the same messages.
+AnyReceive = Callable[[], Awaitable[Mapping[str, Any]]]
 
 _DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _SERVICES = "memtrace_services"
@@ -60,19 +63,28 @@ async def read_body(request: HttpRequest) -> bytes:
     """Return the whole body.
 
     Raises:
-        Refusal: 400 when it is encoded, 408 when it does not arrive in time, 413 when it is too large, after
-            reading on for a while, so that a client that only listens when it has sent all can read the answer.
+        Refusal: 400 when it is encoded; and as `whole_body`.
     """
     for name, value in request.scope["headers"]:
         if name == b"content-encoding" and value.strip().lower() != b"identity":
             raise Refusal(400, "unsupported_encoding", "the body has a content-encoding; send it without one")
+    return await whole_body(request.receive, request.app.state[_READ_TIMEOUT])
+
+
+async def whole_body(receive: AnyReceive, within: float) -> bytes:
+    """Return the whole body of the request whose ASGI messages these are, waiting `within` seconds for it.
+
+    Raises:
+        Refusal: 400 when the client leaves, 408 when it does not arrive in time, 413 when it is too large, after
+            reading on for a while, so that a client that only listens when it has sent all can read the answer.
+    """
     chunks: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(request.app.state[_READ_TIMEOUT]):
+        async with asyncio.timeout(within):
             more = True
             while more and size <= MAX_DRAINED_BYTES:
-                message = await request.receive()
+                message = await receive()
                 if message["type"] != "http.request":
                     raise Refusal(400, "client_left", "the client left before its request was complete")
                 # ASGI lets a server leave out either.

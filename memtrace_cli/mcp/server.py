@@ -26,6 +26,7 @@ from memtrace_cli import output
 from memtrace_cli.listening import address_of, bound_socket
 from memtrace_cli.logs import configure_logs
 from memtrace_cli.mcp.api import Api, ToolFailure
+from memtrace_cli.mcp.bodies import WholeBodies
 from memtrace_cli.mcp.schemas import arguments_of, schema_of
 from memtrace_cli.mcp.settings import API_KEY, McpSettings
 from memtrace_cli.mcp.tools import TOOLS, Tool
@@ -33,6 +34,7 @@ from memtrace_cli.server import Server
 from memtrace_cli.settings import Server as ServerSettings
 from memtrace_cli.settings import SettingsError
 from memtrace_core.errors import InvalidInput
+from memtrace_http.requests import MAX_BODY_BYTES
 
 PATH = "/mcp"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -94,17 +96,31 @@ async def _serve_stdio(settings: McpSettings) -> None:
 
 async def _serve_http(settings: McpSettings, host: str, port: int) -> None:
     bound = bound_socket(host, port)
+    serving = ServerSettings(host=host, port=port, shutdown_timeout=5)
     async with Api(settings.url, settings.api_key) as api:
-        # Each request stands alone: nothing is lost when this process is replaced, or when there are several.
-        app = mcp_server(api).streamable_http_app(
-            streamable_http_path=PATH, stateless_http=True, json_response=True, host=host
-        )
         listening = logger.bind(url=address_of(bound) + PATH, server=settings.url)
         await Server(
-            app,
-            ServerSettings(host=host, port=port, shutdown_timeout=5),
+            http_app(api, host, serving.read_timeout),
+            serving,
             on_started=lambda: listening.info("memtrace mcp is listening"),
         ).serve([bound])
+
+
+def http_app(api: Api, host: str, read_timeout: float) -> WholeBodies:
+    """Return the ASGI app of the tools over an API that is open.
+
+    On the loopback it answers requests for this host only, so that no web page can use it. A request's body must
+    arrive within `read_timeout` seconds.
+    """
+    # Each request stands alone: nothing is lost when this process is replaced, or when there are several.
+    app = mcp_server(api).streamable_http_app(
+        streamable_http_path=PATH,
+        stateless_http=True,
+        json_response=True,
+        host=host,
+        max_request_body_size=MAX_BODY_BYTES,
+    )
+    return WholeBodies(app, read_timeout)
 
 
 def mcp_server(api: Api) -> McpServer[Any]:

@@ -21,6 +21,7 @@ from memtrace import Memtrace
 from memtrace_cli.mcp import command
 from memtrace_cli.mcp.api import Api
 from memtrace_cli.mcp.server import mcp_server
+from memtrace_http.requests import MAX_BODY_BYTES
 
 TOOLS = [
     "memtrace_remember",
@@ -356,6 +357,13 @@ def test_a_web_page_cannot_borrow_the_key(over_http: Http) -> None:
     for header in ({"host": "evil.example"}, {"origin": "https://evil.example"}):
         answer = httpx.post(over_http.url, json=body, headers={**accept, **header}, trust_env=False)
         assert answer.status_code in (403, 421), answer.text
+
+
+def test_a_body_over_http_that_is_too_large_is_answered(over_http: Http) -> None:
+    """A client that sends all before it listens reads why its request was refused."""
+    answer = httpx.post(over_http.url, content=bytes(MAX_BODY_BYTES + 1), trust_env=False, timeout=30)
+    assert answer.status_code == 413
+    assert answer.json()["code"] == "body_too_large"
 
 
 @pytest.mark.parametrize(
