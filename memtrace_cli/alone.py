@@ -55,7 +55,7 @@ def serve_dev(port: int | None) -> int:
 
 async def _serve_dev(port: int) -> int:
     log = configure_logs("warn", "console")
-    bound = bound_socket(LOOPBACK, port)
+    bound = bound_socket(LOOPBACK, port, told_by="--port")
     url = address_of(bound)
     async with dev_setup(port) as setup:
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+from cyclopts.validators import Number
 
 from memtrace_cli import output
 from memtrace_cli.completion import Shell, install_script, print_script
@@ -45,6 +46,8 @@ GROUPS = {
 for name, purpose in GROUPS.items():
     app.command(f"memtrace_cli.{name}:app", name=name, help=purpose)
 
+Port = Annotated[int | None, Parameter(validator=Number(gte=0, lte=65_535))]
+
 
 @app.command
 def serve(
@@ -53,7 +56,7 @@ def serve(
         bool,
         Parameter(negative=(), help="Throw-away server for trying things out: nothing to set up, nothing kept."),
     ] = False,
-    port: Annotated[int | None, Parameter(help="Port of a --dev server (0: any free one).")] = None,
+    port: Annotated[Port, Parameter(help="Port of a --dev server (0: any free one).")] = None,
     new_journal: Annotated[
         bool,
         Parameter(negative=(), help="Begin a new journal though the former one is lost, and memories with it."),
@@ -143,7 +146,7 @@ def mcp(
         bool, Parameter(negative=(), help="Serve many clients over streamable HTTP instead of one over stdio.")
     ] = False,
     host: Annotated[str | None, Parameter(help="Address to listen on with --http (127.0.0.1).")] = None,
-    port: Annotated[int | None, Parameter(help="Port to listen on with --http (9101; 0: any free one).")] = None,
+    port: Annotated[Port, Parameter(help="Port to listen on with --http (9101; 0: any free one).")] = None,
 ) -> int:
     """Give AI agents tools to remember and recall, as a Model Context Protocol server.
 

@@ -16,8 +16,12 @@ LOOPBACK = "127.0.0.1"
 _LOCAL = (LOOPBACK, "::1", "localhost")
 
 
-def bound_socket(host: str, port: int) -> socket.socket:
+def bound_socket(
+    host: str, port: int, told_by: str = "server.host and server.port (MEMTRACE_SERVER_PORT)"
+) -> socket.socket:
     """Return a socket that holds the port, before anything is written anywhere. Nobody can connect to it yet.
+
+    `told_by` is what host and port were chosen with.
 
     Raises:
         SettingsError: the port is taken, or the host is not an address of this machine.
@@ -31,7 +35,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
         bound.close()
         raise SettingsError(
             f"cannot listen on {host}:{port}: {error.strerror or error}",
-            hint="choose another with server.host and server.port (MEMTRACE_SERVER_PORT)",
+            hint=f"choose another with {told_by}",
         ) from None
     bound.set_inheritable(True)
     return bound

@@ -23,7 +23,7 @@ from mcp_types import (
 from mcp_types import Tool as ListedTool
 
 from memtrace_cli import output
-from memtrace_cli.listening import address_of, bound_socket
+from memtrace_cli.listening import address_of, bound_socket, raise_open_files
 from memtrace_cli.logs import configure_logs
 from memtrace_cli.mcp.api import Api, ToolFailure
 from memtrace_cli.mcp.bodies import WholeBodies
@@ -95,7 +95,8 @@ async def _serve_stdio(settings: McpSettings) -> None:
 
 
 async def _serve_http(settings: McpSettings, host: str, port: int) -> None:
-    bound = bound_socket(host, port)
+    bound = bound_socket(host, port, told_by="--host and --port")
+    raise_open_files()
     serving = ServerSettings(host=host, port=port, shutdown_timeout=5)
     async with Api(settings.url, settings.api_key) as api:
         listening = logger.bind(url=address_of(bound) + PATH, server=settings.url)

@@ -123,7 +123,12 @@ def _session(answer: Session) -> str:
 
 
 def _context(answer: SessionContext) -> str:
-    return answer.context if answer.memory_count else f"Session {answer.session_id} has no memories in this time."
+    if answer.memory_count:
+        return answer.context
+    return (
+        f"Session {answer.session_id} has no memories in this time: it is new, or they are older than `since` "
+        "(24h unless given), or this is not the id that memtrace_session_create gave."
+    )
 
 
 def _json(answer: msgspec.Struct) -> str:

@@ -244,6 +244,17 @@ def test_a_bad_argument_is_named(
     use(server.url, lasting_key, fail)
 
 
+def test_a_session_that_nobody_knows_is_told_from_one_without_news(server: Server, lasting_key: str) -> None:
+    """The context of a wrong id is empty, and the model is told that it may be wrong."""
+
+    async def look(client: Client) -> None:
+        context = await client.call_tool("memtrace_session_context", {"session_id": "sess_of_nobody"})
+        assert context.structured_content["memory_count"] == 0
+        assert "not the id that memtrace_session_create gave" in text(context)
+
+    use(server.url, lasting_key, look)
+
+
 def test_an_agent_that_is_registered_already_is_to_be_used(server: Server, tenant: Tenant) -> None:
     """Registering a name twice tells the model to go on with the name."""
 
@@ -375,6 +386,7 @@ def test_a_body_over_http_that_is_too_large_is_answered(over_http: Http) -> None
         ([], {"MEMTRACE_URL": "http://user:mtk_secret@localhost"}, "MEMTRACE_URL must be a plain URL"),
         (["--http", "--host", "0.0.0.0"], {}, "whoever reaches 0.0.0.0 could act with it"),
         (["--port", "1"], {}, "--host and --port go with --http"),
+        (["--http", "--port", "65536"], {}, "--port. Must be <= 65535"),
     ],
 )
 def test_what_cannot_be_used_is_told_in_one_line(

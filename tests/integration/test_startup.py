@@ -98,6 +98,9 @@ def test_a_bound_port_is_a_sentence():
     with pytest.raises(SettingsError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use") as raised:
         bound_socket("127.0.0.1", port)
     assert "server.port" in raised.value.hint
+    with pytest.raises(SettingsError) as raised:
+        bound_socket("127.0.0.1", port, told_by="--port")
+    assert raised.value.hint == "choose another with --port"
     taken.close()
 
 
