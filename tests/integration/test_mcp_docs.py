@@ -17,6 +17,7 @@ from memtrace_cli.mcp.tools import TOOLS
 PAGE = Path(__file__).parents[2].joinpath("docs", "mcp.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"<!-- ([a-z-]+) -->\n```[a-z]+\n(.*?)```", PAGE, re.DOTALL))
 ADDED = ["memtrace", "mcp"]
+HTTP_URL = "http://127.0.0.1:9101/mcp"
 
 
 def servers(name: str) -> dict[str, Any]:
@@ -37,10 +38,21 @@ def test_a_client_is_told_to_start_the_command(name: str) -> None:
     assert DEFAULT_URL in server["env"][URL]
 
 
-def test_what_vs_code_asks_for_is_what_it_uses() -> None:
+@pytest.mark.parametrize("name", ["http-claude-code", "http-cursor", "http-vscode"])
+def test_a_client_over_http_is_sent_to_the_command_with_its_own_key(name: str) -> None:
+    """The configuration is JSON, has the URL, and sends a key that is not written into it."""
+    server = servers(name)
+    assert server["url"] == HTTP_URL
+    assert server["headers"]["x-api-key"].startswith("${")
+    assert server.get("type", "http") == "http"
+
+
+@pytest.mark.parametrize("name", ["vscode", "http-vscode"])
+def test_what_vs_code_asks_for_is_what_it_uses(name: str) -> None:
     """The key's placeholder names the input that asks for it, hidden while typed."""
-    (asked,) = json.loads(BLOCKS["vscode"])["inputs"]
-    assert servers("vscode")["env"][API_KEY] == f"${{input:{asked['id']}}}"
+    (asked,) = json.loads(BLOCKS[name])["inputs"]
+    sent = servers(name).get("env") or servers(name)["headers"]
+    assert f"${{input:{asked['id']}}}" in sent.values()
     assert asked["password"] is True
 
 
@@ -53,14 +65,21 @@ def test_the_command_line_of_claude_code_adds_the_same() -> None:
     assert given == [URL, API_KEY]
 
 
+def test_the_command_line_of_claude_code_adds_the_url_and_the_key() -> None:
+    """The header stands last: it would take the name and the URL for further headers."""
+    words = shlex.split(BLOCKS["http-claude-code-command"])
+    assert words[:-2] == ["claude", "mcp", "add", "--transport", "http", "memtrace", HTTP_URL]
+    assert words[-2] == "--header"
+    assert words[-1].startswith("x-api-key: mtk_")
+
+
 def test_the_command_over_http_is_understood() -> None:
-    """The command exists with these options, and the client's URL is where it listens."""
+    """The command exists with these options, and listens where the clients are sent."""
     program, *words = shlex.split(BLOCKS["http-command"])
     assert program == "memtrace"
     command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     assert command.__name__ == "mcp"
-    assert servers("http-client")["url"] == f"http://{bound.arguments['host']}:{bound.arguments['port']}/mcp"
-    assert "x-api-key" in servers("http-client")["headers"]
+    assert f"http://{bound.arguments['host']}:{bound.arguments['port']}/mcp" == HTTP_URL
 
 
 def test_the_page_lists_the_tools_there_are() -> None:
