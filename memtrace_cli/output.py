@@ -21,6 +21,9 @@ _COLOURS = {
     **dict.fromkeys(("revoked", "expired"), "dim"),
 }
 _COLOURED = ("VERDICT", "STATE", "MASTER KEY")
+# What a person has to read whole: it goes on in the next line.
+_WRAPPED = ("DETAIL", "FROM")
+_GAP = 2
 
 
 class Misused(MemtraceError):
@@ -73,8 +76,8 @@ def say_json_line(value: object) -> None:
 def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows below their columns.
 
-    On a terminal the table is cut to its width, and has colours unless NO_COLOR is set. Elsewhere it is plain: no
-    rules, no colour, nothing cut or folded.
+    On a terminal the table is made to fit, its first column and sentences whole, and has colours unless NO_COLOR is
+    set. Elsewhere it is plain: no rules, no colour, nothing cut or folded.
     """
     if sys.stdout.isatty():
         _say_rich_table(columns, rows)
@@ -119,18 +122,21 @@ def one_line(text: str) -> str:
 
 
 def _say_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.cells import cell_len
     from rich.console import Console  # only for a terminal: its import would cost every script
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(no_color=bool(os.environ.get("NO_COLOR")))
+    widths = [max(map(cell_len, column)) for column in zip(columns, *rows, strict=True)]
+    gaps = _GAP * (len(columns) - 1)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        # The first column is what the next command needs, so it is never cut.
+    for index, (column, width) in enumerate(zip(columns, _fitting(widths, console.width - gaps), strict=True)):
         table.add_column(
             column,
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=_longest(rows) if index == 0 else None,
+            width=width,
+            no_wrap=column not in _WRAPPED,
+            overflow="fold" if column in _WRAPPED else "ellipsis",
             style="cyan" if index == 0 and column not in _COLOURED else None,
         )
     for row in rows:
@@ -138,8 +144,12 @@ def _say_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> No
             _COLOURS.get(cell, "") if column in _COLOURED else "" for column, cell in zip(columns, row, strict=True)
         ]
         table.add_row(*map(Text, row, styles))
-    Console(no_color=bool(os.environ.get("NO_COLOR"))).print(table)
+    console.print(table)
 
 
-def _longest(rows: Sequence[Sequence[str]]) -> int:
-    return max((len(row[0]) for row in rows), default=2)
+def _fitting(widths: Sequence[int], room: int) -> Sequence[int]:
+    """Return widths that fit: the widest are made narrower, the first is not, whose ids the next command needs."""
+    first, *others = widths
+    while others and first + sum(others) > room and max(others) > 1:
+        others[others.index(max(others))] -= 1
+    return [first, *others]

@@ -86,6 +86,29 @@ def test_on_a_terminal_a_table_fits_and_keeps_its_ids(monkeypatch):
     assert text != plain
 
 
+def test_on_a_narrow_terminal_a_verdict_stands_beside_a_long_sentence(monkeypatch):
+    """Short columns stay whole, the widest give way, and a sentence goes on in the next line."""
+    terminal(monkeypatch)
+    sentence = "an Arc refuses memories for good, and says why in more words than a line has"
+    output.say_table(("VERDICT", "CHECK", "DETAIL"), [("fault", "arc of org_1", sentence), ("ok", "disk", "fine")])
+    lines = without_colour(sys.stdout.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 40
+    assert lines[1].startswith("fault    arc of org_1  an Arc")
+    assert lines[-1].split() == ["ok", "disk", "fine"]
+    assert " ".join(line[23:].strip() for line in lines[1:-1]) == sentence
+
+
+def test_on_a_terminal_the_widest_columns_give_way(monkeypatch):
+    """A state that stands behind long times is not cut while these can be."""
+    terminal(monkeypatch)
+    output.say_table(("ID", "USED", "STATE"), [("key_1", "2026-11-23T12:21:11Z+00:00", "superseded")])
+    assert without_colour(sys.stdout.getvalue()).splitlines()[1].split() == [
+        "key_1",
+        "2026-11-23T12:21:11Z…",
+        "superseded",
+    ]
+
+
 def test_no_color_is_respected(monkeypatch):
     """With NO_COLOR set, no colour is written, on a terminal either."""
     monkeypatch.setenv("NO_COLOR", "1")
