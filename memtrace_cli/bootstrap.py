@@ -5,15 +5,20 @@ from __future__ import annotations
 from loguru import logger
 
 from memtrace_cli import output
-from memtrace_cli.settings import Settings
+from memtrace_cli.settings import Settings, SettingsError
 from memtrace_core import Binding, Permission, Services
+from memtrace_core.errors import InvalidInput
 from memtrace_core.model import DEFAULT_ORG_ID
 
 FIRST_KEY_NAME = "admin"
 
 
 async def bootstrap(services: Services, settings: Settings) -> None:
-    """Make sure that a fresh installation can be used, and that an old one goes on working."""
+    """Make sure that a fresh installation can be used, and that an old one goes on working.
+
+    Raises:
+        SettingsError: an old `[arc]` block still counts, and cannot be used.
+    """
     if settings.auth.enabled:
         await _first_run(services)
     else:
@@ -46,7 +51,13 @@ async def _migrate_legacy(services: Services, settings: Settings) -> None:
         return
     logger.bind(url=arc.url).warning("legacy [arc] config detected — migrating to DB")
     binding = Binding(url=arc.url, api_key=arc.api_key, database=arc.database, measurement=arc.measurement)
-    await services.tenants.migrate_legacy(binding)
+    try:
+        await services.tenants.migrate_legacy(binding)
+    except InvalidInput as error:
+        raise SettingsError(
+            f"the legacy [arc] block cannot be used: {error}",
+            hint="correct it, or take url, api_key, database and measurement out and use `memtrace org add-arc`",
+        ) from None
     logger.info(
         "migration complete; remove [arc] url/api_key/database/measurement from memtrace.toml on next deploy"
     )

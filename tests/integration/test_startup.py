@@ -90,6 +90,16 @@ def test_a_legacy_arc_block_moves_into_the_database_once(capsys, heard):
     assert heard == []
 
 
+@pytest.mark.parametrize("arc", [Arc(url="ftp://arc.example", api_key="x"), Arc(url="http://arc.example:8000")])
+def test_a_legacy_arc_block_that_cannot_be_used_is_named(arc, heard):
+    """An old block with a bad URL or without a key is told as what it is, with the way out; nothing is bound."""
+    services = in_memory()
+    with pytest.raises(SettingsError, match=r"legacy \[arc\] block cannot be used: (url|api-key) must") as raised:
+        run(bootstrap(services, Settings(arc=arc)))
+    assert "memtrace org add-arc" in raised.value.hint
+    assert run(services.tenants.legacy_wanted())
+
+
 def test_a_bound_port_is_a_sentence():
     """A port that is taken is one line with the way out, before anything is written."""
     taken = bound_socket("127.0.0.1", 0)
