@@ -44,8 +44,8 @@ CANNOT_BE_RUN = {
     "README.md: mkdocs serve -f docs/site/mkdocs.yml": "runs for ever; the last test builds the site",
     "index.md: python3 -m venv .venv && .venv/bin/pip install --q": "CI runs it (the demo)",
     "index.md: .venv/bin/memtrace serve --dev": "runs for ever; test_demo_and_dev starts it",
-    "metrics.md: pip install 'memtrace[otel]'": "installs from a registry",
-    "mcp.md: pip install 'memtrace[mcp]'": "installs from a registry",
+    "metrics.md: pip install '.[otel]'": "installs from a registry",
+    "mcp.md: pip install '.[mcp]'": "installs from a registry",
     "mcp.md: claude mcp add memtrace --env MEMTRACE_URL=http://": "needs Claude Code; test_mcp_docs reads it",
     "mcp.md: claude mcp add --transport http memtrace http://12": "needs Claude Code; test_mcp_docs reads it",
     "mcp.md: memtrace mcp --http --host 127.0.0.1 --port 9101": "runs for ever; test_mcp starts it",
@@ -160,6 +160,13 @@ def test_a_command_that_does_not_exist_would_be_seen() -> None:
     for arguments in found:
         with pytest.raises(CycloptsError):
             assert_understood(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_nobody_is_told_to_install_another_program(page: Path) -> None:
+    """The public package index has a `memtrace` that is not ours: every page installs from a folder."""
+    for told in re.findall(r"pip install ([^`\n]*)", page.read_text(encoding="utf-8")):
+        assert not re.search(r"(?<![\w/.-])memtrace(?!-sdk|[\w-])", told.partition("&&")[0]), told
 
 
 @of("json")
