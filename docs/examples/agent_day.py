@@ -25,6 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import httpx
 from memtrace import (
     AddMemoryRequest,
     ConflictError,
@@ -213,8 +214,9 @@ def main() -> int:
     if not key:
         print("set MEMTRACE_API_KEY; `memtrace serve --dev` prints one", file=sys.stderr)
         return 2
+    url = os.environ.get("MEMTRACE_URL", "http://127.0.0.1:9100")
     try:
-        with Memtrace(os.environ.get("MEMTRACE_URL", "http://127.0.0.1:9100"), key) as memory:
+        with Memtrace(url, key) as memory:
             agent = Agent(memory, ScriptedModel())
             for part_of_day in ("morning", "evening"):
                 run = agent.run(TASK)
@@ -223,6 +225,9 @@ def main() -> int:
                     print(f"  {mistake}")
     except MemtraceError as error:
         print(f"Memtrace: {error}", file=sys.stderr)
+        return 1
+    except httpx.TransportError as error:  # the client's own word for a server that cannot be reached
+        print(f"no Memtrace server can be reached at {url}: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -69,6 +69,16 @@ def test_an_agent_without_a_key_is_told_what_to_do() -> None:
     assert "MEMTRACE_API_KEY" in run.stderr
 
 
+@pytest.mark.parametrize("away", [True, False])
+def test_an_agent_without_a_memory_says_why(away: bool, server: Server) -> None:
+    """A server that is not there, and one that refuses the key, are a line on stderr, and exit code 1."""
+    url = "http://127.0.0.1:1" if away else server.url
+    run = ended("agent_day.py", MEMTRACE_URL=url, MEMTRACE_API_KEY="mtk_wrong")
+    assert (run.returncode, run.stdout) == (1, "")
+    (told,) = run.stderr.splitlines()
+    assert (f"can be reached at {url}" if away else "invalid API key") in told
+
+
 def test_the_core_works_over_fakes() -> None:
     """A day with an Arc that is away at first passes without waiting, each step as the program says."""
     told = lines("embed_fakes.py")
