@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from litestar import Litestar
 
@@ -35,7 +37,9 @@ _SERVICE = "Service"
 
 def cli_page() -> str:
     """Return the page on the command line, as Cyclopts tells it, its examples as blocks to copy."""
-    told = app.generate_docs(recursive=True)
+    # Cyclopts takes the program that runs for the one it tells of: `python -m mkdocs` would stand in each usage.
+    with patch.object(sys, "argv", ["memtrace"]):
+        told = app.generate_docs(recursive=True)
     return EXAMPLE.sub(r"```sh\n\1\n```", told).replace("# memtrace\n", "# Command line\n", 1)
 
 

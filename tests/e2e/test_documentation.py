@@ -393,6 +393,7 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert "WARNING" not in built.stderr
     for page in ("index", "cli", "http", "operations", "durability", "comparison", "changelog"):
         assert (tmp_path / f"{page}.html").is_file()
+    assert "-m mkdocs" not in (tmp_path / "cli.html").read_text()
     # Nothing that a page needs comes from another host.
     sources = re.findall(
         r'(?:<script[^>]* src|<link[^>]*rel="stylesheet"[^>]* href)="([^"]+)"',
