@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from importlib.metadata import version
 from typing import Any
 
@@ -83,6 +84,8 @@ def serve_http(settings: McpSettings, host: str, port: int) -> int:
             hint=f"unset {API_KEY}, and let each client send its own x-api-key; or listen on 127.0.0.1",
         )
     configure_logs("info", "console")
+    # The SDK tells of a session's end at every request, though there are no sessions.
+    logging.getLogger("mcp").setLevel(logging.WARNING)
     uvloop.run(_serve_http(settings, host, port))
     return output.DONE
 

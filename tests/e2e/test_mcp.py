@@ -351,6 +351,19 @@ def test_a_client_over_http_acts_with_the_key_it_brings(over_http: Http, lent: T
     asyncio.run(visit())
 
 
+def test_requests_over_http_leave_no_tale_of_sessions_in_the_log(over_http: Http) -> None:
+    """Where every request stands alone, the log says that it listens, and no more as long as nothing is wrong."""
+
+    async def visit() -> None:
+        async with Client(over_http.url) as client:
+            await client.list_tools()
+
+    asyncio.run(visit())
+    lines = [line for line in over_http.log.read_text().splitlines() if " INF " in line]
+    assert len(lines) == 1
+    assert "memtrace mcp is listening" in lines[0]
+
+
 def test_an_older_client_is_served_too(over_http: Http) -> None:
     """A client of the protocol with a handshake can call tools."""
 
