@@ -101,7 +101,7 @@ def test_a_gateway_of_ones_own_gets_what_was_stored(tmp_path: Path) -> None:
     """The memory is in the folder of its organization when the program ends, and waits in the journal no more."""
     (told,) = lines("own_gateway.py", str(tmp_path), MEMTRACE_MASTER_KEY=new_master_key())
     org_id, _, content = told.partition(": ")
-    (file,) = tmp_path.joinpath(org_id).iterdir()
+    (file,) = tmp_path.joinpath(org_id).glob("*.jsonl")  # beside it lies its lock
     assert f'"{content}"' in file.read_text()
 
 
