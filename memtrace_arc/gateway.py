@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -17,13 +17,17 @@ from memtrace_arc.windows import windows_of
 from memtrace_arc.wire import CountRow, CoveredRow, Row, encode_batch
 from memtrace_core.errors import ArcTimeout, ArcUnreachable, InvalidInput, VaultError
 from memtrace_core.forgotten import Forgotten
+from memtrace_core.identifiers import parse_memory_id
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.ports import Clock, KeyVault
 from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
+from memtrace_core.timewindow import from_us
 
 DEFAULT_CONNECT_TIMEOUT = 5.0
 DEFAULT_QUERY_TIMEOUT = 30.0
 MOST_ATTEMPTS = 4
+MOST_BETWEEN = 10_000  # ids of others in one answer
+MOST_MOMENTS = 450  # in one statement: Arc takes 10,000 bytes
 
 
 class _Answer(msgspec.Struct):
@@ -170,6 +174,35 @@ class ArcGateway:
 
         erasure = Erasure(instance.org_id, partial(self.covered, instance), rows, moment, delete)
         return await erasure.go(forgotten)
+
+    async def known_ids(self, instance: ArcInstance, memory_ids: Collection[str]) -> set[str]:
+        """Return which of these memories are shown.
+
+        Mostly few others lie between them: then all the ids of their time are asked for at once. Among many others,
+        only those of their very moments are.
+        """
+        moments = sorted(parsed[0] for one in memory_ids if (parsed := parse_memory_id(one)))
+        if not moments:
+            return set()
+        most = len(moments) + MOST_BETWEEN
+        found = await self._ids_at(instance, moments, most)
+        if len(found) == most:
+            found = set()
+            for start in range(0, len(moments), MOST_MOMENTS):
+                found |= await self._ids_at(instance, moments[start : start + MOST_MOMENTS])
+        return found & set(memory_ids)
+
+    async def _ids_at(self, instance: ArcInstance, moments: Sequence[int], most: int | None = None) -> set[str]:
+        """Return the ids of these moments (µs, rising), or the first `most` of all the time between them."""
+        window = Window(from_us(moments[0]), from_us(moments[-1] + 1))
+
+        def render(dialect: Dialect) -> str:
+            if most is None:
+                return dialect.ids_at(instance.org_id, window, moments)
+            return dialect.ids(instance.org_id, window, most)
+
+        found = await self._ask(instance, window, render, _ids)
+        return {memory_id for (memory_id,) in (found and found.data) or []}
 
     async def ping(self, instance: ArcInstance) -> None:
         """Ask for nothing, with the instance's key."""

@@ -170,6 +170,25 @@ class Dialect:
     def _is_single(self, ids: Sequence[str]) -> str:
         return f"{self._identity()} IN ({', '.join(map(quoted_id, ids))})"
 
+    def ids(self, org_id: str, window: Window, most: int) -> str:
+        """Return the statement for the ids of an org's memories within a window, whoever wrote them."""
+        conditions = [*self._bounds(window), f"{self._column('org_id')} = {text_value(org_id)}"]
+        return _checked(
+            f"SELECT DISTINCT {self._identity()} AS id FROM {self._measurement} "
+            f"WHERE {' AND '.join(conditions)} LIMIT {most:d}"
+        )
+
+    def ids_at(self, org_id: str, window: Window, moments: Sequence[int]) -> str:
+        """Return the statement for the ids of an org's memories at moments (in µs) within a window."""
+        conditions = [
+            *self._bounds(window),
+            f"{self._column('org_id')} = {text_value(org_id)}",
+            f"epoch_us(time) IN ({', '.join(f'{moment:d}' for moment in moments)})",
+        ]
+        return _checked(
+            f"SELECT DISTINCT {self._identity()} AS id FROM {self._measurement} WHERE {' AND '.join(conditions)}"
+        )
+
     def columns(self, window: Window) -> str:
         """Return the statement that names the columns there are in the files of a window."""
         bounds = self._bounds(window)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from typing import TypeVar
 
 from memtrace_core.errors import MemtraceError
@@ -52,6 +52,10 @@ class MeteredGateway:
     async def erase(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
         """Measure a deletion."""
         return await self._measured("erase", self._gateway.erase(instance, forgotten))
+
+    async def known_ids(self, instance: ArcInstance, memory_ids: Collection[str]) -> set[str]:
+        """Measure a look for what an import may leave out."""
+        return await self._measured("query", self._gateway.known_ids(instance, memory_ids))
 
     async def ping(self, instance: ArcInstance) -> None:
         """Measure a ping."""

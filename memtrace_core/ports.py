@@ -397,6 +397,14 @@ class ArcGateway(Protocol):
         """
         ...
 
+    async def known_ids(self, instance: ArcInstance, memory_ids: Collection[str]) -> set[str]:
+        """Return those of these memories, whoever wrote them, that readers would be shown; up to 10,000 of them.
+
+        Raises:
+            ArcUnreachable, ArcTimeout: there is no answer.
+        """
+        ...
+
     async def ping(self, instance: ArcInstance) -> None:
         """Return if the instance can be used now.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from memtrace_core.forgotten import Forgotten
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
@@ -50,6 +50,10 @@ class GatewayByURL:
     async def erase(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
         """Delete through the instance's gateway."""
         return await self._for(instance).erase(instance, forgotten)
+
+    async def known_ids(self, instance: ArcInstance, memory_ids: Collection[str]) -> set[str]:
+        """Ask the instance's gateway."""
+        return await self._for(instance).known_ids(instance, memory_ids)
 
     async def ping(self, instance: ArcInstance) -> None:
         """Ask the instance's gateway."""

@@ -5,7 +5,7 @@ They come in with the transaction that acknowledges them (`SqliteJournal.append`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import apsw
 
@@ -90,6 +90,20 @@ class SqliteEmbeddedGateway:
     async def erase(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
         """Do nothing, for the same reason."""
         return 0
+
+    async def known_ids(self, instance: ArcInstance, memory_ids: Collection[str]) -> set[str]:
+        """Return which of these memories are stored."""
+
+        def work(connection: apsw.Connection) -> set[str]:
+            sql = f"SELECT 1 FROM embedded WHERE {_OWNER} AND time = ? AND memory_id = ?"
+            return {
+                memory_id
+                for memory_id in memory_ids
+                if (parsed := parse_memory_id(memory_id))
+                and connection.execute(sql, (*_owner(instance), parsed[0], memory_id)).fetchone()
+            }
+
+        return await self._readers.run(work)
 
     async def ping(self, instance: ArcInstance) -> None:
         """Read once from the file."""

@@ -16,7 +16,7 @@ import asyncio
 import fcntl
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -93,6 +93,10 @@ class FolderGateway:
     async def erase(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> int:
         """Write the file anew without what is to be forgotten, and return how many copies that were."""
         return await asyncio.to_thread(self._rewrite, instance, sieve(forgotten))
+
+    async def known_ids(self, instance: ArcInstance, memory_ids: Collection[str]) -> set[str]:
+        """Return which of these memories are here; asked by `memtrace org import`."""
+        return {memory.memory_id for memory in await asyncio.to_thread(self._read, instance)} & set(memory_ids)
 
     async def ping(self, instance: ArcInstance) -> None:
         """Return if the organization's folder is there, or can be made."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from memtrace_core import identifiers
 from memtrace_core.errors import ArcUnreachable
@@ -77,6 +77,11 @@ class InMemoryGateway:
         gone = [memory_id for memory_id, memory in stored.items() if not left(memory)]
         self.forget(instance, gone)
         return len(gone)
+
+    async def known_ids(self, instance: ArcInstance, memory_ids: Collection[str]) -> set[str]:
+        """Return which of these memories are stored."""
+        await self.ping(instance)
+        return {memory.memory_id for memory in self._memories(instance)} & set(memory_ids)
 
     async def ping(self, instance: ArcInstance) -> None:
         """Raise ArcUnreachable for an instance that is marked so."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NoReturn
 
 from memtrace_core.errors import ArcUnreachable
@@ -39,6 +39,10 @@ class AbsentGateway:
         raise ArcUnreachable(f"{instance.id} is away")
 
     async def erase(self, instance: ArcInstance, forgotten: Sequence[Forgotten]) -> NoReturn:
+        """Fail."""
+        raise ArcUnreachable(f"{instance.id} is away")
+
+    async def known_ids(self, instance: ArcInstance, memory_ids: Collection[str]) -> NoReturn:
         """Fail."""
         raise ArcUnreachable(f"{instance.id} is away")
 

@@ -231,6 +231,23 @@ def test_a_nodes_own_memories_of_a_span_are_counted_and_named(gateway_harness, t
     run(body())
 
 
+@over_implementations
+@given(timed_drafts(), st.sets(st.integers(0, 14)))
+def test_of_some_ids_those_that_are_stored_are_known(gateway_harness, timed, asked):
+    """Stored memories are known by their ids; what nobody stored is not, and neither is another org's."""
+
+    async def body():
+        async with gateway_harness(dedup=OFF) as held:
+            one, other = held.instance_of(ORG), held.instance_of(OTHER_ORG)
+            kept = await held.keep(one, timed)
+            wanted = {each.memory_id for number, each in enumerate(kept) if number in asked}
+            absent = {each[:-4] + "ffff" for each in wanted} | {"mem_" + "0" * 24, "no id at all"}
+            assert await held.gateway.known_ids(one, wanted | absent) == wanted
+            assert await held.gateway.known_ids(other, wanted) == set()
+
+    run(body())
+
+
 def test_an_instance_that_can_be_used_answers_a_ping(gateway_harness):
     """A ping of a good instance returns, and its version is a text if it has one."""
 
@@ -291,6 +308,7 @@ def test_an_instance_that_does_not_answer_is_an_error_for_every_question(writing
                 held.gateway.write(one, [written]),
                 held.gateway.own_count(one, OwnSpan(one.org_id, "000000", START, START)),
                 held.gateway.own_ids(one, OwnSpan(one.org_id, "000000", START, START)),
+                held.gateway.known_ids(one, {written.memory_id}),
             ):
                 with pytest.raises(ArcUnreachable):
                     await question

@@ -11,6 +11,7 @@ from builders import ORG, START, draft, run
 from contracts.implementations import gateway_to_arc, shared_arc
 from integration.arc_versions import EVERY_VERSION
 
+from memtrace_arc import gateway as gateway_module
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.identifiers import memory_id
 from memtrace_core.model import AgentCounts
@@ -98,6 +99,29 @@ def test_a_measurement_that_is_not_there_yet_is_empty(version):
             span = OwnSpan(ORG, NODE, START, NOW)
             assert await held.gateway.own_count(held.one, span) == 0
             assert await held.gateway.own_ids(held.one, span) == set()
+
+    run(body())
+
+
+@every_version
+@pytest.mark.parametrize("most_between", [0, 10_000], ids=["among many others", "among few others"])
+def test_rows_of_the_go_service_are_known_by_the_ids_that_readers_see(version, most_between, monkeypatch):
+    """An import finds them there, whatever lies between them, and whether a file of ours is there or not."""
+    monkeypatch.setattr(gateway_module, "MOST_BETWEEN", most_between)
+    monkeypatch.setattr(gateway_module, "MOST_MOMENTS", 2)
+
+    async def body():
+        async with opened(version) as held:
+            rows = [go_row(NOW - hours * HOUR, f"row {hours}") for hours in range(9)]
+            asked = {id_of(row) for row in rows[::2]} | {memory_id(to_us(NOW - HOUR), NODE, "0000")}
+            assert await held.gateway.known_ids(held.one, asked) == set()
+            held.go_wrote(*rows)
+            assert await held.gateway.known_ids(held.one, asked) == {id_of(row) for row in rows[::2]}
+            (ours,) = await held.we_write(NOW - HOUR)
+            assert await held.gateway.known_ids(held.one, {*asked, ours.memory_id}) == {
+                *(id_of(row) for row in rows[::2]),
+                ours.memory_id,
+            }
 
     run(body())
 

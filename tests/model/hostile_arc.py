@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Literal
 
@@ -156,6 +156,13 @@ class HostileArc:
             for row in self._rows[place_of(instance)]
             if row.flushed_at <= now and row.memory.org_id == instance.org_id and not left(row.memory)
         ]
+
+    async def known_ids(self, instance: ArcInstance, memory_ids: Collection[str]) -> set[str]:
+        """Return which of these memories readers are shown."""
+        await self._answer()
+        found = {one.memory_id for one in self._safe(place_of(instance))} & set(memory_ids)
+        await asyncio.sleep(0)
+        return found
 
     async def ping(self, instance: ArcInstance) -> None:
         """Answer, or not."""

@@ -38,6 +38,9 @@ class Recorder:
     async def erase(self, one, forgotten):
         return self, "erase", one, forgotten
 
+    async def known_ids(self, one, memory_ids):
+        return self, "known", one, memory_ids
+
     async def server_version(self, one):
         return self, "version", one
 
@@ -70,6 +73,7 @@ def test_the_url_of_an_instance_chooses_its_gateway(one, embedded):
         assert await gateway.own_ids(one, SPAN) == (chosen, "ids", one, SPAN)
         assert await gateway.covered(one, []) == (chosen, "covered", one, [])
         assert await gateway.erase(one, []) == (chosen, "erase", one, [])
+        assert await gateway.known_ids(one, {"mem_x"}) == (chosen, "known", one, {"mem_x"})
         assert await gateway.server_version(one) == (chosen, "version", one)
         await gateway.ping(one)
         assert (chosen.pinged, other.pinged) == ([one], [])
