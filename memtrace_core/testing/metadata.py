@@ -172,7 +172,8 @@ class InMemoryMetadataRepo:
     async def create_agent(self, agent: Agent) -> None:
         """Store an agent."""
         self._need_org(agent.org_id)
-        if any(one.org_id == agent.org_id and one.name == agent.name for one in self._agents.values()):
+        named_so = (one.org_id == agent.org_id and one.name == agent.name for one in self._agents.values())
+        if agent.id in self._agents or any(named_so):
             raise Conflict(f"an agent named {agent.name!r} exists already", code="agent_exists")
         self._agents[agent.id] = agent
 
@@ -199,6 +200,8 @@ class InMemoryMetadataRepo:
     async def create_session(self, session: Session) -> None:
         """Store a session."""
         self._need_org(session.org_id)
+        if session.id in self._sessions:
+            raise Conflict(f"session {session.id} exists already", code="session_exists")
         self._sessions[session.id] = session
 
     async def get_session(self, org_id: str, session_id: str) -> Session | None:

@@ -458,6 +458,23 @@ def test_an_agent_is_found_by_its_own_org_only(repo_harness):
 # --- sessions
 
 
+def test_an_id_that_is_taken_is_a_conflict_also_of_another_org(repo_harness):
+    """An agent or a session that is there, in whatever org, is never replaced by one with the same id."""
+
+    async def use(repo):
+        await repo.create_agent(agent(ORG))
+        await repo.create_session(session(ORG))
+        for org_id in (ORG, OTHER_ORG):
+            with pytest.raises(Conflict):
+                await repo.create_agent(agent(org_id, name="another name"))
+            with pytest.raises(Conflict):
+                await repo.create_session(session(org_id, status="closed"))
+        assert await repo.get_session(ORG, session().id) == session(ORG)
+        assert await repo.find_agent(ORG, agent().id) == agent(ORG)
+
+    with_repo(repo_harness, use)
+
+
 def test_a_session_is_what_was_stored(repo_harness):
     """A session comes back with every field, by its own org only."""
 
