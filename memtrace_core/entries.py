@@ -11,6 +11,7 @@ from memtrace_core.model import UNIMPORTANT, Memory, MemoryType
 from memtrace_core.query import Horizon, OwnSpan
 
 __all__ = [
+    "Admission",
     "DeliveredRun",
     "Draft",
     "Duplicate",
@@ -147,6 +148,21 @@ class DeliveredRun(msgspec.Struct, frozen=True):
     memory_ids: tuple[str, ...]
     span: OwnSpan
     whole: bool = True
+
+
+class Admission(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of memories that come from elsewhere, with ids and times that they have already.
+
+    `stored` are in the embedded store now, `present` were in the local file before. `outward` belong into the
+    gateway, where readers are shown them at once. `waiting` do so too, but the journal alone answers for their time
+    until older memories of this node are confirmed. `forgotten` must not come back: an order covers them.
+    """
+
+    stored: list[Memory]
+    present: list[Memory]
+    outward: list[Memory]
+    waiting: list[Memory]
+    forgotten: list[Memory]
 
 
 class OrgHoldings(msgspec.Struct, frozen=True, kw_only=True):

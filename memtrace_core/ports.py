@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from memtrace_core.entries import (
+    Admission,
     DeliveredRun,
     Draft,
     Duplicate,
@@ -276,6 +277,27 @@ class Journal(OrderBook, Protocol):
         """Remove memories for good, whatever their state, and free their dedup claims; return how many."""
         ...
 
+    async def admit(self, instance: ArcInstance, memories: Sequence[Memory]) -> Admission:
+        """Take memories in that come from elsewhere, with the ids and times that they have; each stays one.
+
+        Those of an embedded instance are stored, and their dedup keys claimed, in one transaction. Those of another
+        are the caller's to write to the gateway, who then calls `note_arrivals`. Where a time of this node's own
+        lies ahead of the journal's, the journal's catches up: nothing is ever stamped with it, or an earlier one.
+
+        Every imported memory passes here, so what is forgotten is kept out here. An order that is taken before the
+        caller has written does not see that: who writes asks `forgotten` afterwards, and calls `reopen_orders`.
+
+        Raises:
+            OrgClosing: the org is being deleted; nothing was stored.
+            JournalFull: the disk is nearly full; nothing was stored.
+            StorageUnavailable: the file cannot be written; nothing was stored.
+        """
+        ...
+
+    async def note_arrivals(self, instance: ArcInstance, memories: Sequence[Memory]) -> None:
+        """Claim the keys of admitted memories that are in the gateway now, and note their agents' activity."""
+        ...
+
     async def claims_loaded(self, instance: ArcInstance) -> bool:
         """Tell whether `mark_claims_loaded` was called for an instance."""
         ...
@@ -283,7 +305,7 @@ class Journal(OrderBook, Protocol):
     async def load_claims(self, instance: ArcInstance, memories: Sequence[Memory]) -> None:
         """Claim the dedup keys of memories that came into an instance by another way, at their times.
 
-        A key that is claimed already keeps its claim.
+        A key that is claimed already keeps its claim; a memory past the window claims none.
         """
         ...
 
@@ -437,7 +459,7 @@ class FormerKeys(Protocol):
 class MetadataRepo(Protocol):
     """Orgs, Arc instances, API keys, agents and sessions. Every method of one org names the org.
 
-    Methods that create raise `Conflict` where a name is taken and `NotFound` where the org does not exist.
+    Methods that create raise `Conflict` where a name or an id is taken and `NotFound` where the org does not exist.
     """
 
     def version(self) -> int:

@@ -12,6 +12,7 @@ import apsw
 
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.entries import (
+    Admission,
     DeliveredRun,
     Draft,
     Duplicate,
@@ -178,6 +179,16 @@ class SqliteJournal(SqliteOrderBook):
     async def drop(self, org_id: str, memory_ids: Collection[str]) -> int:
         """Remove memories for good."""
         return await self._writer.run(lambda ledger: ledger.drop(org_id, memory_ids))
+
+    async def admit(self, instance: ArcInstance, memories: Sequence[Memory]) -> Admission:
+        """Take in what comes from elsewhere; on return what is stored is on disk."""
+        if self._nearly_full():
+            raise JournalFull("the disk is nearly full")
+        return await self._writer.run(lambda ledger: ledger.admit(instance, memories))
+
+    async def note_arrivals(self, instance: ArcInstance, memories: Sequence[Memory]) -> None:
+        """Claim the dedup keys of memories that have come to an instance, and note their agents' activity."""
+        await self._writer.run(lambda ledger: ledger.note_arrivals(instance, memories))
 
     async def claims_loaded(self, instance: ArcInstance) -> bool:
         """Tell whether an instance's claims are all here."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import apsw
 
 from memtrace_core.dedup import DedupPolicy
-from memtrace_core.entries import Draft, Duplicate, PendingBatch
+from memtrace_core.entries import Admission, Draft, Duplicate, PendingBatch
 from memtrace_core.errors import JournalFull, OrgClosing
 from memtrace_core.forgotten import ForgetOrder, Forgotten, OrderReason
 from memtrace_core.identifiers import memory_id, parse_memory_id
@@ -19,12 +19,13 @@ from memtrace_core.timewindow import from_us, to_us
 from memtrace_sqlite.bulk import insert
 from memtrace_sqlite.claims import Claim, Claims
 from memtrace_sqlite.forgetting import Orders
-from memtrace_sqlite.rows import COLUMNS, PLACES, MemoryRow, Value, row_of
+from memtrace_sqlite.rows import COLUMNS, PLACES, MemoryRow, Value, row_of, row_of_memory
 
 ROW_OVERHEAD_BYTES = 200
 PURGE_ROWS = 5_000
 MAX_TIME = (1 << 63) - 1
 SHARES = 64
+MICROSECOND = timedelta(microseconds=1)
 MOST_OUT_OF_LINE = 100  # of an org on their way again: a statement for Arc has room for no more of their ids
 
 PENDING, DELIVERED, SET_ASIDE = 0, 1, 2
@@ -317,15 +318,72 @@ class Ledger:
             self._backlog[org_id] = found[0] if found else 0
         return self._backlog[org_id]
 
+    def admit(self, instance: ArcInstance, memories: Sequence[Memory]) -> Admission:
+        """Store what belongs into the embedded store, and tell what becomes of the rest.
+
+        Raises:
+            OrgClosing: the org is being deleted.
+        """
+        self._check_open(instance.org_id)
+        self.write_rows()
+        left = self._orders.left(memories)
+        kept = {memory.memory_id for memory in left}
+        forgotten = [memory for memory in memories if memory.memory_id not in kept]
+        admitted = Admission(stored=[], present=[], outward=[], waiting=[], forgotten=forgotten)
+        oldest = self._oldest_in_line(instance.org_id)
+        for memory in left:
+            self._admit_one(instance, memory, oldest, admitted)
+        self.note_arrivals(instance, admitted.stored)
+        return admitted
+
+    def _admit_one(self, instance: ArcInstance, memory: Memory, oldest: int | None, admitted: Admission) -> None:
+        time, own = to_us(memory.time), parse_memory_id(memory.memory_id)
+        held = "SELECT 1 FROM journal WHERE org_id = ? AND time = ? AND memory_id = ?"
+        if self._connection.execute(held, (instance.org_id, time, memory.memory_id)).fetchone():
+            admitted.present.append(memory)
+            return
+        if own and own[1] == self._node:
+            self._last = max(self._last, time)
+            self._next = max(self._next, self._last + 1)
+        if instance.embedded:
+            self._connection.execute(
+                f"INSERT OR IGNORE INTO embedded (store, {COLUMNS}) VALUES (?, {PLACES})",
+                (self._store(instance), *row_of_memory(memory)),
+            )
+            (admitted.stored if self._connection.changes() else admitted.present).append(memory)
+        elif own and own[1] == self._node and oldest is not None and time >= oldest:
+            admitted.waiting.append(memory)
+        else:
+            admitted.outward.append(memory)
+
+    def _oldest_in_line(self, org_id: str) -> int | None:
+        found = self._connection.execute(
+            """
+            SELECT time FROM journal INDEXED BY journal_time WHERE org_id = ? AND answer IS NULL
+            ORDER BY time LIMIT 1
+            """,
+            (org_id,),
+        ).fetchone()
+        return found[0] if found else None
+
+    def note_arrivals(self, instance: ArcInstance, arrived: Sequence[Memory]) -> None:
+        """Claim the dedup keys of memories that have come into an instance, and note their agents' activity."""
+        for memory in arrived:
+            time, activity = to_us(memory.time), (instance.org_id, memory.agent_id)
+            self._active[activity] = max(time, self._active.get(activity, time))
+        if self._dedup.enabled:
+            self.load_claims(instance, arrived)
+
     def load_claims(self, instance: ArcInstance, found: Sequence[Memory]) -> None:
         """Claim the dedup keys of memories that were stored elsewhere, where nobody has claimed them here."""
         self.write_rows()
         self._prepare_claims()
+        since = self._next - self._dedup.window // MICROSECOND
         self._claims.add_absent(
             [
                 (memory.org_id, memory.dedup_key, memory.memory_id, to_us(memory.time))
                 for memory in self._orders.left(found)
-                if memory.org_id == instance.org_id and memory.dedup_key is not None
+                if memory.org_id == instance.org_id and memory.dedup_key is not None and to_us(memory.time) > since
             ]
         )
 

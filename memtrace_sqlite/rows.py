@@ -56,6 +56,24 @@ def row_of(draft: Draft, time: int, memory_id: str) -> MemoryRow:
     )
 
 
+def row_of_memory(memory: Memory) -> MemoryRow:
+    """Return the values of `COLUMNS` for a memory that has time and id already."""
+    return (
+        to_us(memory.time),
+        memory.memory_id,
+        memory.agent_id,
+        memory.session_id,
+        memory.memory_type,
+        memory.event_type,
+        memory.content,
+        msgspec.json.encode(memory.metadata).decode() if memory.metadata else None,
+        ",".join(memory.tags) or None,
+        memory.dedup_key,
+        float(memory.importance),
+        memory.parent_id,
+    )
+
+
 def memory_of(org_id: str, row: MemoryRow) -> Memory:
     """Return the memory that the values of `COLUMNS` stand for."""
     time, memory_id, agent_id, session_id, memory_type, event_type, content, metadata, tags, key, weight, parent = (

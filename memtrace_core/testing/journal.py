@@ -13,6 +13,7 @@ import msgspec
 from memtrace_core import identifiers
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.entries import (
+    Admission,
     DeliveredRun,
     Draft,
     Duplicate,
@@ -374,6 +375,44 @@ class InMemoryJournal:
         """Return which memories must never come back."""
         self._check_open()
         return self._orders.covered(memories)
+
+    async def admit(self, instance: ArcInstance, memories: Sequence[Memory]) -> Admission:
+        """Take in what comes from elsewhere."""
+        self._check_open()
+        if instance.org_id in self._closed_orgs:
+            raise OrgClosing(f"{instance.org_id} is being deleted")
+        gone = self._orders.covered(memories)
+        forgotten = [memory for memory in memories if memory.memory_id in gone]
+        admitted = Admission(stored=[], present=[], outward=[], waiting=[], forgotten=forgotten)
+        held = {entry.memory.memory_id for _, entry in self._of(instance.org_id)}
+        oldest = min((key for key, entry in self._of(instance.org_id) if entry.answer is None), default=math.inf)
+        shelf = self.embedded[shelf_of(instance)] if instance.embedded else []
+        held.update(memory.memory_id for memory in shelf)
+        for memory in memories:
+            us, parsed = to_us(memory.time), identifiers.parse_memory_id(memory.memory_id)
+            own = parsed is not None and parsed[1] == self.node
+            if memory.memory_id in gone:
+                continue
+            if memory.memory_id in held:
+                admitted.present.append(memory)
+                continue
+            self._last = max(self._last, us) if own else self._last
+            if instance.embedded:
+                held.add(memory.memory_id)
+                shelf.append(memory)
+                admitted.stored.append(memory)
+            else:
+                (admitted.waiting if own and us >= oldest else admitted.outward).append(memory)
+        await self.note_arrivals(instance, admitted.stored)
+        return admitted
+
+    async def note_arrivals(self, instance: ArcInstance, memories: Sequence[Memory]) -> None:
+        """Claim keys that are not claimed, and note activity."""
+        for memory in memories:
+            activity = (instance.org_id, memory.agent_id)
+            self._activity[activity] = max(memory.time, self._activity.get(activity, memory.time))
+        if self._dedup.enabled:
+            await self.load_claims(instance, memories)
 
     async def claims_loaded(self, instance: ArcInstance) -> bool:
         """Tell whether an instance's claims are all here."""
