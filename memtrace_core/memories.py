@@ -123,7 +123,14 @@ class Memories:
             NoArcInstance, ArcUnreachable, ArcTimeout: there is no answer.
         """
         query.check()
-        instance = await self._instance(query.org_id)
+        return await self.find_in(await self._instance(query.org_id), query)
+
+    async def find_in(self, instance: ArcInstance, query: MemoryQuery) -> Page:
+        """Return one page of the memories in one of the org's instances, a former one perhaps, and in the journal.
+
+        Raises:
+            ArcUnreachable, ArcTimeout: there is no answer.
+        """
         memories = await self._united(query, instance)
         more = len(memories) > query.limit
         page = memories[: query.limit]

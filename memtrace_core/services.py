@@ -20,8 +20,10 @@ from memtrace_core.directory import Directory
 from memtrace_core.duty import Duty, SoleOwner
 from memtrace_core.erasing import Erasing, ErasingPolicy
 from memtrace_core.errors import MemtraceError
+from memtrace_core.exporting import Exporting
 from memtrace_core.forgetting import Forgetting
 from memtrace_core.health import Health
+from memtrace_core.importing import Importing
 from memtrace_core.limits import FairUse, Limits
 from memtrace_core.memories import Memories
 from memtrace_core.meter import SILENT, Meter
@@ -51,6 +53,8 @@ class Services:
     limits: Limits
     health: Health
     backlog: Backlog
+    exporting: Exporting
+    importing: Importing
     resealing: Resealing
     delivery: Delivery
     confirmation: Confirmation
@@ -183,16 +187,21 @@ def build_services(
         on_use=loading.used,
         meter=meter,
     )
+    agents, sessions = Agents(repo, journal, memories, clock), Sessions(repo, clock)
+    tenants = Tenants(repo, journal, vault, clock)
+    settle = (confirmation or ConfirmationPolicy()).settle
     return Services(
         memories=memories,
         forgetting=Forgetting(directory, journal, gateway, clock, memories, on_order=duty.wake_eraser, meter=meter),
-        agents=Agents(repo, journal, memories, clock),
-        sessions=Sessions(repo, clock),
-        tenants=Tenants(repo, journal, vault, clock),
+        agents=agents,
+        sessions=sessions,
+        tenants=tenants,
         access=Access(directory, journal, clock, enabled=authenticate, former_keys=former_keys),
         limits=Limits(clock, fair_use or FairUse()),
         health=health,
         backlog=Backlog(repo, journal),
+        exporting=Exporting(repo, tenants, memories, agents, sessions, clock),
+        importing=Importing(repo, tenants, journal, gateway, ownership, clock, settle),
         resealing=Resealing(repo, vault),
         delivery=deliveries,
         confirmation=confirming,
