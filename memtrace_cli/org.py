@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 
 from memtrace_cli import forgetting, output
 from memtrace_cli.admin import administer
+from memtrace_cli.moving import export, import_
 from memtrace_cli.secrets import arc_api_key
 from memtrace_core import ArcInstance, Binding, MemtraceError, Services
 from memtrace_core.entries import OrgHoldings
@@ -22,6 +23,8 @@ app = App(name="org")
 app.command(forgetting.forget)
 app.command(forgetting.set_retention)
 app.command(forgetting.show)
+app.command(export)
+app.command(import_, name="import")
 
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 Yes = Annotated[bool, Parameter(name="--yes", alias="-y", negative=(), help="Do not ask.")]

@@ -50,6 +50,7 @@ CANNOT_BE_RUN = {
     "mcp.md: claude mcp add --transport http memtrace http://12": "needs Claude Code; test_mcp_docs reads it",
     "mcp.md: memtrace mcp --http --host 127.0.0.1 --port 9101": "runs for ever; test_mcp starts it",
     "moving-from-go.md: systemctl stop memtrace": "needs systemd; test_moving_from_go goes the way back",
+    "moving.md: memtrace org show-arc ORG_ID     # note the id of ": "needs the id that it shows; see test_moving",
     "operations.md: useradd --system --home-dir /var/lib/memtrace --sh": "needs root",
     "operations.md: sudo -u memtrace MEMTRACE_MASTER_KEY_FILE=/etc/mem": "needs root",
     "operations.md: docker build -t memtrace -f Containerfile .": "needs a container engine and its registry",
