@@ -2,6 +2,9 @@
 
 SQLite lets go of the GIL while it runs a statement, and a busy event loop is slow to give it back: what counts is
 how often it is asked for. A row at a time, as `executemany` does it, costs single writes a tenth of their rate.
+
+A statement of many rows had better be an `INSERT OR FAIL`. Else SQLite first copies every page that it changes into
+a temporary file, to undo the rows before one that fails; and here the whole transaction is undone then.
 """
 
 from __future__ import annotations

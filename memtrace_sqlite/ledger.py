@@ -30,8 +30,8 @@ MOST_OUT_OF_LINE = 100  # of an org on their way again: a statement for Arc has 
 
 PENDING, DELIVERED, SET_ASIDE = 0, 1, 2
 
-_INTO_JOURNAL = f"INSERT INTO journal (org_id, instance_id, state, bytes, {COLUMNS})"
-_INTO_EMBEDDED = f"INSERT INTO embedded (store, {COLUMNS})"
+_INTO_JOURNAL = f"INSERT OR FAIL INTO journal (org_id, instance_id, state, bytes, {COLUMNS})"
+_INTO_EMBEDDED = f"INSERT OR FAIL INTO embedded (store, {COLUMNS})"
 
 
 class Ledger:
@@ -85,7 +85,7 @@ class Ledger:
         self._claims.add(self._claimed.values())
         insert(
             self._connection,
-            "INSERT INTO agent_activity",
+            "INSERT OR FAIL INTO agent_activity",
             "?, ?, ?",
             [(org_id, agent_id, time) for (org_id, agent_id), time in self._active.items()],
             "ON CONFLICT DO UPDATE SET time = max(time, excluded.time)",
