@@ -160,7 +160,7 @@ def test_an_unknown_path_is_a_404(api: httpx.Client) -> None:
         ("PATCH", "/api/v1/sessions/s1", {"GET", "PUT"}),
         ("PUT", "/api/v1/agents", {"GET", "POST"}),
         ("POST", "/health", {"GET"}),
-        ("DELETE", "/api/v1/memories/mem_a", {"GET"}),
+        ("PUT", "/api/v1/memories/mem_a", {"GET", "DELETE"}),
     ],
 )
 def test_a_wrong_method_is_a_405(api: httpx.Client, method: str, path: str, allowed: set[str]) -> None:

@@ -10,23 +10,26 @@ import httpx
 import pytest
 from e2e.processes import Deployment, Server
 
-READ, WRITE = "read", "write"
+READ, WRITE, ADMIN = "read", "write", "admin"
 ROUTES = {
     ("POST", "/api/v1/memories"): WRITE,
     ("GET", "/api/v1/memories"): READ,
     ("GET", "/api/v1/memories/{reference}"): READ,
+    ("DELETE", "/api/v1/memories/{reference}"): ADMIN,
     ("POST", "/api/v1/search"): READ,
     ("POST", "/api/v1/agents"): WRITE,
     ("GET", "/api/v1/agents"): READ,
     ("GET", "/api/v1/agents/{agent}"): READ,
     ("DELETE", "/api/v1/agents/{agent}"): WRITE,
     ("GET", "/api/v1/agents/{agent_id}/memories"): READ,
+    ("DELETE", "/api/v1/agents/{agent_id}/memories"): ADMIN,
     ("GET", "/api/v1/agents/{agent_id}/stats"): READ,
     ("POST", "/api/v1/sessions"): WRITE,
     ("GET", "/api/v1/sessions"): READ,
     ("GET", "/api/v1/sessions/{session_id}"): READ,
     ("PUT", "/api/v1/sessions/{session_id}"): WRITE,
     ("GET", "/api/v1/sessions/{session_id}/memories"): READ,
+    ("DELETE", "/api/v1/sessions/{session_id}/memories"): ADMIN,
     ("POST", "/api/v1/sessions/{session_id}/context"): READ,
     ("GET", "/health"): None,
     ("GET", "/ready"): None,
@@ -108,9 +111,9 @@ def test_every_schema_is_used(document: Json) -> None:
 
 
 def test_every_route_wants_its_permission(document: Json, shared: Deployment, server: Server) -> None:
-    """Without a key every route is a 401, with a key of the other permission a 403, with the right one neither."""
+    """Without a key every route is a 401, with a key of another permission a 403, with the right one neither."""
     org_id = shared.org()
-    keys = {name: shared.key(org_id, name, name).key for name in (READ, WRITE)}
+    keys = {name: shared.key(org_id, name, name).key for name in (READ, WRITE, ADMIN)}
     walked = set()
     with server.client() as client:
         for method, path, operation in operations(document):
@@ -130,8 +133,11 @@ def test_every_route_wants_its_permission(document: Json, shared: Deployment, se
                 assert status(None) in (200, 503)
                 continue
             assert status(None) == 401
-            assert status(keys[READ if needed == WRITE else WRITE]) == 403
-            assert status(keys[needed]) not in (401, 403, 500)
+            for permission, key in keys.items():
+                if permission in (needed, ADMIN):
+                    assert status(key) not in (401, 403, 500)
+                else:
+                    assert status(key) == 403
     assert len(walked) == len(document["paths"])
 
 

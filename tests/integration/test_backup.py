@@ -142,7 +142,7 @@ def test_no_org_can_appear_between_the_two_databases(tmp_path, files, monkeypatc
         if statement == "BEGIN" and not appended:
             with closing(apsw.Connection(str(files.metadata))) as admin:
                 try:
-                    admin.execute("INSERT INTO orgs VALUES ('org_new', 'new', 1)")
+                    admin.execute("INSERT INTO orgs (org_id, name, created_at) VALUES ('org_new', 'new', 1)")
                 except apsw.BusyError:
                     appended.append(False)
                     return True
