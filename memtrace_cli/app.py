@@ -59,7 +59,10 @@ def serve(
     port: Annotated[Port, Parameter(help="Port of a --dev server (0: any free one).")] = None,
     new_journal: Annotated[
         bool,
-        Parameter(negative=(), help="Begin a new journal though the former one is lost, and memories with it."),
+        Parameter(
+            negative=(),
+            help="Begin a new journal: the former one is lost, and memories with it; or this is a further node.",
+        ),
     ] = False,
 ) -> int:
     """Run the server.

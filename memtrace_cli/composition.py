@@ -101,7 +101,8 @@ def _journal(
     known = repo.known_journals()
     lost = "memories that were acknowledged may be in it alone"
     hint = (
-        "put it back, or restore a backup; if it is lost for good, begin anew with `memtrace serve --new-journal`"
+        "put it back, or restore a backup; if it is lost for good, or if this is a further node with a copy of "
+        "another's metadata, begin a journal with `memtrace serve --new-journal`"
     )
     # A -wal file that is left alone has a message of its own.
     if known and not may_be_new and not any(map(_has_content, (path, path.with_name(path.name + "-wal")))):

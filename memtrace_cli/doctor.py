@@ -91,7 +91,8 @@ async def _examine() -> tuple[Loaded | None, list[Finding]]:
                 "journal",
                 Verdict.FAULT,
                 f"the journal {settings.journal_file} is gone, and memories that were acknowledged with it",
-                hint="put it back, or restore a backup; if it is lost for good, `memtrace serve --new-journal`",
+                hint="put it back, or restore a backup; if it is lost for good, or if this is a further node, "
+                "`memtrace serve --new-journal`",
             )
         )
     if not all(usable):
