@@ -51,6 +51,7 @@ CANNOT_BE_RUN = {
     "mcp.md: memtrace mcp --http --host 127.0.0.1 --port 9101": "runs for ever; test_mcp starts it",
     "moving-from-go.md: systemctl stop memtrace": "needs systemd; test_moving_from_go goes the way back",
     "moving.md: memtrace org show-arc ORG_ID     # note the id of ": "needs the id that it shows; see test_moving",
+    "scaling.md: memtrace serve --new-journal": "runs for ever; test_two_nodes starts it",
     "operations.md: useradd --system --home-dir /var/lib/memtrace --sh": "needs root",
     "operations.md: sudo -u memtrace MEMTRACE_MASTER_KEY_FILE=/etc/mem": "needs root",
     "operations.md: docker build -t memtrace -f Containerfile .": "needs a container engine and its registry",
@@ -107,7 +108,7 @@ def of(language: str, *, but: Collection[str] = ()) -> pytest.MarkDecorator:
 def test_every_block_is_in_a_language_that_is_tested() -> None:
     """Drawings have none; what a person would paste has one that a test below takes."""
     tested = {"sh", "python", "json", "yaml", "toml", "ini"}
-    of_other_programs = {"nginx", "caddyfile", "haproxy"}  # test_behind_a_proxy has what their headers mean
+    of_other_programs = {"nginx", "caddyfile", "haproxy"}  # tests "behind a proxy" have what they mean, or run them
     assert {block.language for block in BLOCKS} <= {*tested, *of_other_programs, DRAWING}
     for block in BLOCKS:
         if block.language == DRAWING:

@@ -5,54 +5,40 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 from arc_double import ArcDouble
 from e2e.journals import assert_one_line, counted
-from e2e.nodes import further_node, node_of
-from e2e.processes import Deployment, Server, Tenant, eventually
+from e2e.nodes import MEMORIES, Pair, further_node, listed, node_of, post, two_nodes
+from e2e.processes import Deployment, Tenant, eventually
 from e2e.test_arc import HASTY, bound_to
 
 from memtrace_core import Services
 
 Apis = tuple[httpx.Client, httpx.Client]
 
-MEMORIES = "/api/v1/memories"
 ORGS = 5
-# The journal of the second answers for its own memories all the time; that of the first lets them go at once.
-SLOW_TO_CONFIRM = {**HASTY, "MEMTRACE_JOURNAL_SETTLE_SECONDS": "3600"}
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two servers with the same organizations, each of which has a database of its own in one Arc."""
-
-    deployments: tuple[Deployment, Deployment]
-    servers: tuple[Server, Server]
-    arc: ArcDouble
-    tenants: Iterator[Tenant]
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Return two nodes; the metadata of the second are a copy of the first's."""
-    first = Deployment(tmp_path_factory.mktemp("first"), **HASTY)
-    with ExitStack() as stack:
-        arc = stack.enter_context(ArcDouble(max_buffer_age_ms=0))
-        tenants = [bound_to(arc, first) for _ in range(ORGS)]
-        second = further_node(first, tmp_path_factory.mktemp("second"), **SLOW_TO_CONFIRM)
-        servers = stack.enter_context(first.serve()), stack.enter_context(second.serve("serve", "--new-journal"))
-        yield Pair((first, second), servers, arc, iter(tenants))
+    """Return two nodes."""
+    with two_nodes(tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second"), orgs=ORGS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tenants(pair: Pair) -> Iterator[Tenant]:
+    """Return organizations, each to be taken once."""
+    return iter(pair.tenants)
 
 
 @pytest.fixture
-def tenant(pair: Pair) -> Tenant:
+def tenant(tenants: Iterator[Tenant]) -> Tenant:
     """Return an organization that no other test uses."""
-    return next(pair.tenants)
+    return next(tenants)
 
 
 @pytest.fixture
@@ -61,20 +47,6 @@ def apis(pair: Pair, tenant: Tenant) -> Iterator[Apis]:
     first, second = pair.servers
     with first.client(tenant) as one, second.client(tenant) as other:
         yield one, other
-
-
-def post(api: httpx.Client, content: str) -> dict[str, Any]:
-    """Store a memory, and return it."""
-    answer = api.post(MEMORIES, json={"agent_id": "ada", "content": content})
-    assert answer.status_code == 201, answer.text
-    return dict(answer.json())
-
-
-def listed(api: httpx.Client, **parameters: str | int) -> list[dict[str, Any]]:
-    """Return the memories of one page."""
-    answer = api.get(MEMORIES, params={"limit": 1000, **parameters})
-    assert answer.status_code == 200, answer.text
-    return list(answer.json()["memories"])
 
 
 def total(api: httpx.Client) -> int:
