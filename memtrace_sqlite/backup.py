@@ -79,6 +79,7 @@ def write_backup(metadata: Path, journal: Path, target: Path, now: datetime) -> 
         packed = workshop / "backup.tar"
         with tarfile.open(packed, "x") as archive:
             for name in (MANIFEST, *SCHEMAS):
+                (workshop / name).chmod(0o600)  # as it comes out again, by whatever program
                 archive.add(workshop / name, arcname=name)
         _publish(packed, target)
     return manifest

@@ -80,6 +80,8 @@ def test_a_backup_is_for_its_owner_alone(tmp_path, files):
         os.umask(former)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (archive, *there, there.metadata.parent)}
     assert modes == {"b.tar": 0o600, "memtrace.db": 0o600, "journal.db": 0o600, "data": 0o700}
+    with tarfile.open(archive) as opened:
+        assert {one.mode for one in opened} == {0o600}
 
 
 def test_secrets_are_in_a_backup_only_sealed(tmp_path):
