@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import re
@@ -100,6 +101,25 @@ def haproxy(pair: Pair, folder: Path) -> tuple[int, list[str]]:
     return port, ["-db", "-f", str(folder / "haproxy.cfg")]
 
 
+def haproxy_by_key(pair: Pair, folder: Path) -> tuple[int, list[str]]:
+    """Let HAProxy tell organizations by the digests of their keys; the second is at home on the second node."""
+    port, arguments = haproxy(pair, folder)
+    keys, configuration = folder / "keys.map", folder / "haproxy.cfg"
+    told, digest = example("# printf"), "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8"
+    line = next(one for one in told.splitlines() if one.startswith(digest))
+    keys.write_text(
+        "".join(
+            line.replace(digest, hashlib.sha256(tenant.key.encode()).hexdigest()).replace("node-a", node) + "\n"
+            for tenants in (pair.tenants, pair.other_keys)
+            for tenant, node in zip(tenants, ("node-a", "node-b", "node-a"), strict=False)
+        )
+    )
+    (by_host,) = re.findall(r"    http-request set-var\(txn.home\) .*\n", configuration.read_text())
+    by_key = replaced(example("    http-request set-var(txn.key)"), {"/etc/haproxy/keys.map": str(keys)})
+    configuration.write_text(replaced(configuration.read_text(), {by_host: by_key + "\n"}))
+    return port, arguments
+
+
 def nginx(pair: Pair, folder: Path) -> tuple[int, list[str]]:
     """Write nginx's configuration, and return its port and how it is started."""
     cert, key = certificate(folder, "*.memtrace.example.com")
@@ -132,9 +152,10 @@ Kind = Callable[[Pair, Path], tuple[int, list[str]]]
 @contextmanager
 def in_front_of(pair: Pair, kind: Kind, folder: Path) -> Iterator[Proxy]:
     """Run a proxy of a kind before two nodes."""
-    program = shutil.which(kind.__name__, path=PROGRAMS)
+    name = kind.__name__.partition("_")[0]
+    program = shutil.which(name, path=PROGRAMS)
     if program is None:
-        pytest.skip(f"{kind.__name__} is not installed (on Debian: apt-get install {kind.__name__})")
+        pytest.skip(f"{name} is not installed (on Debian: apt-get install {name})")
     port, arguments = kind(pair, folder)
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen([program, *arguments], stdin=subprocess.DEVNULL, stdout=said, stderr=said)
@@ -159,7 +180,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         yield running
 
 
-@pytest.fixture(scope="module", params=[haproxy, nginx])
+@pytest.fixture(scope="module", params=[haproxy, haproxy_by_key, nginx])
 def proxy(request: pytest.FixtureRequest, pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """Return each kind of proxy in turn."""
     with in_front_of(pair, request.param, tmp_path_factory.mktemp("proxy")) as running:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 import stat
+import tarfile
 from contextlib import closing
 
 import apsw
