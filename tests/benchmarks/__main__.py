@@ -10,24 +10,19 @@ never quiet. The command ends with 1 when a target is missed.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import overheads
 from benchmarks.footprint import file_system
 from benchmarks.history import history
+from benchmarks.machine import machine
 from benchmarks.reading import arc_reads, embedded_reads
 from benchmarks.report import Findings
 from benchmarks.subjects import Effort
 from benchmarks.writing import batches, second_worker, single_writes
-
-_SYNCS = 50
 
 
 def scenarios(
@@ -66,7 +61,7 @@ def main() -> int:
     wanted = arguments.only.split(",") if arguments.only else list(known)
     if unknown := set(wanted) - set(known):
         parser.error(f"--only knows {', '.join(known)}, not {', '.join(sorted(unknown))}")
-    found = Findings(machine=_machine(arguments.folder, kind))
+    found = Findings(machine=machine(arguments.folder))
     for name in wanted:
         print(f"measuring: {name}", file=sys.stderr, flush=True)
         found.add(known[name]())
@@ -76,25 +71,6 @@ def main() -> int:
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
-
-
-def _machine(folder: Path, kind: str) -> dict[str, object]:
-    """Return what figures from elsewhere must not be compared without."""
-    took = []
-    with tempfile.NamedTemporaryFile(dir=folder) as file:
-        for _ in range(_SYNCS):
-            file.write(b"x" * 4096)
-            file.flush()
-            started = time.perf_counter()
-            os.fdatasync(file.fileno())
-            took.append(time.perf_counter() - started)
-    return {
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 2),
-        "disk": kind,
-        "fdatasync": f"{statistics.median(took) * 1000:.2f} ms",
-    }
 
 
 if __name__ == "__main__":

@@ -27,15 +27,16 @@ _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """What to send, to whom, and for how long.
 
-    `process` is the subject's first process. Requests of the first `warm_seconds` do not count. `first` is the
-    number of the first request's first memory. With a `rate` no more than so many requests a second are sent; the
-    latency of each then counts from when it was due.
+    `process` is the subject's first process. `templates` take turns; they have places for equally many numbers.
+    Requests of the first `warm_seconds` do not count. `first` is the number of the first request's first memory.
+    With a `rate` no more than so many requests a second are sent; the latency of each then counts from when it was
+    due.
     """
 
     host: str
     port: int
     process: int
-    template: Template
+    templates: tuple[Template, ...]
     concurrency: int
     warm_seconds: float
     seconds: float
@@ -51,6 +52,7 @@ class _Run:
         self._between = 1e9 / rate if rate else 0
         self._next = float(time.perf_counter_ns())
         self.counting = False
+        self.counted = asyncio.Event()
         self.over = False
         self.latencies: list[int] = []
         self.statuses: Counter[bytes] = Counter()
@@ -93,6 +95,7 @@ class _Connection(asyncio.Protocol):
             run.statuses[bytes(self._received[9:12])] += 1
             if run.counting:
                 run.latencies.append(now - self._started)
+                run.counted.set()
             self._received.clear()
             self._wanted = 0
             self._send()
@@ -129,17 +132,19 @@ async def put_under(load: Load) -> Sample:
     subject, own, started = cpu_seconds(load.process), time.process_time(), time.perf_counter()
     run.counting = True
     await asyncio.sleep(load.seconds)
+    await run.counted.wait()  # one answer may take longer than that
     run.counting = False
     seconds = time.perf_counter() - started
     subject, own = cpu_seconds(load.process) - subject, time.process_time() - own
     run.over = True
     await asyncio.gather(*(connection.idle for connection in connections))
     if any(not status.startswith(b"2") for status in run.statuses):
-        raise RuntimeError(f"{load.template.method} {load.template.path}: answers {dict(run.statuses)}")
+        one = load.templates[0]
+        raise RuntimeError(f"{one.method} {one.path}: answers {dict(run.statuses)}")
     return sample_of(
         run.latencies,
         concurrency=load.concurrency,
-        items=load.template.items,
+        items=load.templates[0].items,
         seconds=seconds,
         cpu=subject,
         resident=max(map(resident_bytes, family(load.process))),
@@ -149,14 +154,15 @@ async def put_under(load: Load) -> Sample:
 
 def _maker(load: Load) -> Callable[[], bytes]:
     """Return what gives one request after the other."""
-    form, numbers = load.template.for_host(load.host, load.port), load.template.numbers
+    forms = itertools.cycle([template.for_host(load.host, load.port) for template in load.templates])
+    numbers = load.templates[0].numbers
     if not numbers:
-        return lambda: form
+        return lambda: next(forms)
     count = itertools.count(load.first, numbers)
 
     def make() -> bytes:
         first = next(count)
-        return form % tuple(range(first, first + numbers))
+        return next(forms) % tuple(range(first, first + numbers))
 
     return make
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 DIGITS = 14
@@ -36,7 +38,15 @@ def text(number: int) -> str:
     return f"{number:0{DIGITS}d} {_TEXT}"
 
 
-def memory(session_id: str = "session_3", content: str = f"{_NUMBER} {_TEXT}") -> dict[str, object]:
+def long_text(size: int) -> str:
+    """Return a content of so many bytes, with a place for the number at its beginning."""
+    rest = size - DIGITS - 1
+    return f"{_NUMBER} {(_TEXT * (rest // len(_TEXT) + 1))[:rest]}"
+
+
+def memory(
+    session_id: str = "session_3", content: str = f"{_NUMBER} {_TEXT}", tags: Sequence[str] = ("crawl", "page")
+) -> dict[str, object]:
     """Return a memory as an agent may post it."""
     return {
         "agent_id": "agent_7",
@@ -44,15 +54,15 @@ def memory(session_id: str = "session_3", content: str = f"{_NUMBER} {_TEXT}") -
         "memory_type": "episodic",
         "event_type": "page_crawled",
         "content": content,
-        "tags": ["crawl", "page"],
+        "tags": list(tags),
         "metadata": {"url": "https://example.org/where/it/was", "depth": 3},
         "importance": 0.5,
     }
 
 
-def single() -> Template:
-    """Return the request that stores one memory."""
-    return Template(method="POST", path="/api/v1/memories", body=_json(memory()), numbers=1)
+def single(given: dict[str, object] | None = None) -> Template:
+    """Return the request that stores one memory, a usual one if none is given."""
+    return Template(method="POST", path="/api/v1/memories", body=_json(given or memory()), numbers=1)
 
 
 def batch(size: int) -> Template:
@@ -67,9 +77,10 @@ def newest(count: int, **filters: str) -> Template:
     return Template(method="GET", path=f"/api/v1/memories?{query}", items=count)
 
 
-def context(session_id: str, count: int) -> Template:
+def context(session_id: str, count: int, **options: str) -> Template:
     """Return the request for a session's context, which holds so many memories."""
-    return Template(method="POST", path=f"/api/v1/sessions/{session_id}/context", body="{}", items=count)
+    path = f"/api/v1/sessions/{session_id}/context"
+    return Template(method="POST", path=path, body=_json(options), items=count)
 
 
 def with_key(template: Template, key: str) -> Template:

@@ -8,7 +8,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ from memtrace_cli.settings import Server as ServerSettings
 TESTS = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 _PER_RUN = 10**8  # numbers that one run may use up
-_runs = itertools.count(1)
+# A server that is kept for later must not meet a number again, and a run takes longer than a second.
+_runs = itertools.count(1 + int(time.time()) % 900_000)
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,15 @@ class Subject:
     port: int
     process: int
 
-    def measure(self, template: Template, concurrency: int, effort: Effort, rate: float = 0) -> Sample:
-        """Put it under load once, with at most so many requests a second if there is a rate."""
+    def measure(
+        self, template: Template | Sequence[Template], concurrency: int, effort: Effort, rate: float = 0
+    ) -> Sample:
+        """Put it under load once: with one request or several that take turns, at most `rate` a second if not 0."""
         load = Load(
             host=HOST,
             port=self.port,
             process=self.process,
-            template=template,
+            templates=(template,) if isinstance(template, Template) else tuple(template),
             concurrency=concurrency,
             warm_seconds=effort.warm_seconds,
             seconds=effort.seconds,
@@ -81,7 +85,7 @@ def can_have_workers() -> bool:
 @contextmanager
 def memtrace(deployment: Deployment, workers: int = 1) -> Iterator[Subject]:
     """Serve a deployment, with the settings that it has by default."""
-    port = _free_port()
+    port = free_port()
     # The deployment's own default is JSON; people get lines.
     variables = {"MEMTRACE_SERVER_PORT": str(port), "MEMTRACE_LOG_FORMAT": "console", "MEMTRACE_SERVER_HOST": HOST}
     if workers > 1:
@@ -96,20 +100,20 @@ def memtrace(deployment: Deployment, workers: int = 1) -> Iterator[Subject]:
 def floor_app(workers: int = 1, answers: Path | None = None) -> Iterator[Subject]:
     """Serve the floor app."""
     options = ["--workers", str(workers), *(["--answers", str(answers)] if answers else [])]
-    with _serving("benchmarks.floor", *options) as subject:
+    with serving("benchmarks.floor", free_port(), *options) as subject:
         yield subject
 
 
 @contextmanager
 def ceiling() -> Iterator[Subject]:
     """Serve what shows the load generator's own limit."""
-    with _serving("benchmarks.ceiling") as subject:
+    with serving("benchmarks.ceiling", free_port()) as subject:
         yield subject
 
 
 @contextmanager
-def _serving(module: str, *options: str) -> Iterator[Subject]:
-    port = _free_port()
+def serving(module: str, port: int, *options: str) -> Iterator[Subject]:
+    """Run a module that listens on the port that it is given."""
     command = [sys.executable, "-m", module, "--port", str(port), *options]
     with subprocess.Popen(command, env=_environment()) as process:
         try:
@@ -123,7 +127,8 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(TESTS)}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
     with socket.socket() as unused:
         unused.bind((HOST, 0))
         return int(unused.getsockname()[1])

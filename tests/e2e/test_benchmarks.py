@@ -15,10 +15,10 @@ pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parents[1]
 
 
-def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the benchmark to its end."""
+def benchmarks(*arguments: str, module: str = "benchmarks") -> subprocess.CompletedProcess[str]:
+    """Run a benchmark to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
+        [sys.executable, "-m", module, *arguments],
         env={**os.environ, "PYTHONPATH": str(TESTS)},
         capture_output=True,
         text=True,
@@ -54,3 +54,20 @@ def test_the_benchmark_names_what_it_can_measure(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert "reads" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_growth_is_measured_and_what_was_filled_in_is_used_again(tmp_path: Path) -> None:
+    """Each run adds its points to the file; the second finds the deployment of the first."""
+    results = tmp_path / "results.jsonl"
+    for _ in range(2):
+        ended = benchmarks(
+            *("--folder", str(tmp_path / "kept"), "--only", "depth", "--most", "1000"),
+            *("--seconds", "0.2", "--repeats", "1", "--results", str(results)),
+            module="benchmarks.growth",
+        )
+        assert ended.returncode == 0, ended.stderr
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    assert [line["type"] for line in lines].count("run") == 2
+    points = [(line["size"], line["operation"]) for line in lines if line["type"] == "point"]
+    assert points == [(1000, "newest 50"), (1000, "context of 100"), (1000, "single write")] * 2
+    assert all(line["sample"]["requests"] > 0 for line in lines if line["type"] == "point")
