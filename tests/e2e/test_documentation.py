@@ -52,6 +52,8 @@ CANNOT_BE_RUN = {
     "moving-from-go.md: systemctl stop memtrace": "needs systemd; test_moving_from_go goes the way back",
     "moving.md: memtrace org show-arc ORG_ID     # note the id of ": "needs the id that it shows; see test_moving",
     "scaling.md: memtrace serve --new-journal": "runs for ever; test_two_nodes starts it",
+    "performance.md: PYTHONPATH=tests python -m benchmarks --folder /va": "takes an hour; see test_benchmarks",
+    "performance.md: PYTHONPATH=tests python -m benchmarks.growth.anato": "looks at what that has filled in",
     "operations.md: useradd --system --home-dir /var/lib/memtrace --sh": "needs root",
     "operations.md: sudo -u memtrace MEMTRACE_MASTER_KEY_FILE=/etc/mem": "needs root",
     "operations.md: docker build -t memtrace -f Containerfile .": "needs a container engine and its registry",

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.comparison import rate
 from benchmarks.growth.curves import Panel, draw
 from benchmarks.growth.filled import Plan, filled
-from benchmarks.growth.page import plotted, ratios, tabulated
+from benchmarks.growth.page import DOCS, RESULTS, contents, plotted, ratios, tabulated
 from benchmarks.growth.record import Point, Run, add, latest
 from benchmarks.sample import sample_of
 
@@ -148,3 +148,11 @@ def test_wide_ranges_are_drawn_by_logarithms(values: tuple[float, float], ticks:
     found = [text.text for text in texts]
     start = found.index("rate") + 1
     assert found[start : start + 2] == ticks
+
+
+def test_the_documentation_shows_what_was_measured() -> None:
+    """Tables and plots are those that the results give: who measures anew must make them anew."""
+    made = contents(RESULTS, DOCS)
+    assert len(made) == 6
+    for file, content in made.items():
+        assert file.read_text(encoding="utf-8") == content, file
