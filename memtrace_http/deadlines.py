@@ -10,14 +10,16 @@ from typing import Any
 
 from memtrace_http.framing import Rejection, StrictProtocol
 
+SLOWEST_READER = 16 << 10  # bytes a second; an answer is held in memory until it is taken
 _TOO_SLOW = Rejection("408 Request Timeout", "the request did not arrive in time", "request_timeout")
 
 
 class DeadlineProtocol(StrictProtocol):
     """The strict protocol with time limits; subclass it by `with_deadlines`.
 
-    A connection is closed when a request's headers take longer than `read_timeout`, and when a client does not take
-    its answer for `write_timeout`, the end of the last one included. Both are in seconds.
+    A connection is closed when a request's headers take longer than `read_timeout`, and when a client takes its
+    answer more slowly than `SLOWEST_READER` for `write_timeout`, the end of the last one included. Both are in
+    seconds. A client that takes a large answer steadily may take as long as it needs.
     """
 
     read_timeout: float
@@ -28,6 +30,7 @@ class DeadlineProtocol(StrictProtocol):
         super().__init__(*args, **kwargs)
         self._header_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._untaken = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """Begin to wait for the first request."""
@@ -76,7 +79,7 @@ class DeadlineProtocol(StrictProtocol):
         """Begin to wait for a client that does not take its answer."""
         super().pause_writing()
         self._stop_write_timer()
-        self._write_timer = self.loop.call_later(self.write_timeout, self._abandon)
+        self._await_taking()
 
     def resume_writing(self) -> None:
         """Note that the client has taken what was waiting."""
@@ -96,7 +99,11 @@ class DeadlineProtocol(StrictProtocol):
     def _expect_end(self) -> None:
         """Give a client a while to take what is left for it; nobody else would look at a connection that closes."""
         if self._write_timer is None:
-            self._write_timer = self.loop.call_later(self.write_timeout, self._abandon)
+            self._await_taking()
+
+    def _await_taking(self) -> None:
+        self._untaken = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(self.write_timeout, self._see_what_was_taken)
 
     def _expect_headers(self) -> None:
         self._header_timer = self.loop.call_later(self.read_timeout, self._give_up)
@@ -118,9 +125,13 @@ class DeadlineProtocol(StrictProtocol):
         else:
             self._end()
 
-    def _abandon(self) -> None:
+    def _see_what_was_taken(self) -> None:
         self._write_timer = None
-        if self.transport is not None:
+        if self.transport is None:
+            return
+        if self._untaken - self.transport.get_write_buffer_size() >= SLOWEST_READER * self.write_timeout:
+            self._await_taking()
+        else:
             self.transport.abort()
 
 

@@ -38,8 +38,30 @@ class App:
         await send({"type": "http.response.body", "body": b"x" * self.size})
 
 
+class TimersByHand:
+    """A loop whose timers ring when the test says so."""
+
+    def __init__(self):
+        self._loop = asyncio.get_running_loop()
+        self.set = []
+
+    def __getattr__(self, name):
+        return getattr(self._loop, name)
+
+    def call_later(self, delay, callback):
+        """Keep it; it can be cancelled."""
+        self.set.append(asyncio.TimerHandle(self._loop.time() + delay, callback, (), self._loop))
+        return self.set[-1]
+
+    def ring(self):
+        """Ring all that are set."""
+        due, self.set = [timer for timer in self.set if not timer.cancelled()], []
+        for timer in due:
+            timer._run()
+
+
 @asynccontextmanager
-async def served(app):
+async def served(app, timers=None):
     """Serve an app, and give the connections of the server and a client's socket."""
     config = uvicorn.Config(app, timeout_keep_alive=SECONDS, log_config=None, lifespan="off", ws="none")
     state = ServerState()
@@ -49,7 +71,7 @@ async def served(app):
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         listening.bind(("127.0.0.1", 0))
-        server = await loop.create_server(lambda: protocol(config, state, {}), sock=listening)
+        server = await loop.create_server(lambda: protocol(config, state, {}, timers), sock=listening)
         client.setblocking(False)
         await loop.sock_connect(client, listening.getsockname())
         yield state.connections, client
@@ -138,3 +160,49 @@ def test_requests_ahead_of_their_answers_are_bounded(extra):
         assert app.asked == MOST_UNANSWERED
 
     uvloop.run(scenario())
+
+
+async def taken(client, count):
+    """Take so many bytes of an answer."""
+    loop = asyncio.get_running_loop()
+    while count > 0:
+        part = await loop.sock_recv(client, min(count, 1 << 16))
+        assert part, f"{count} bytes did not come"
+        count -= len(part)
+
+
+def test_a_client_that_takes_a_large_answer_steadily_gets_all_of_it():
+    """However many times `write_timeout` that takes."""
+
+    async def scenario():
+        timers, steps, step = TimersByHand(), 8, 500_000
+        async with served(App(steps * step), timers) as (connections, client):
+            await asyncio.get_running_loop().sock_sendall(client, GET)
+            await until(lambda: any(connection.flow.write_paused for connection in connections))
+            for _ in range(steps - 1):
+                await taken(client, step)
+                timers.ring()
+            await taken(client, step)
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_stops_taking_a_large_answer_is_dropped():
+    """Also when it took much of it before."""
+
+    async def scenario():
+        timers = TimersByHand()
+        async with served(App(4_000_000), timers) as (connections, client):
+            await asyncio.get_running_loop().sock_sendall(client, GET)
+            await until(lambda: any(connection.flow.write_paused for connection in connections))
+            await taken(client, 1_000_000)
+            timers.ring()
+            assert connections
+
+            def dropped():
+                timers.ring()  # what the kernel still takes by itself has an end
+                return not connections
+
+            await until(dropped)
+
+    asyncio.run(scenario())
