@@ -71,11 +71,13 @@ class JournalView(msgspec.Struct, frozen=True):
     """What a journal holds of an org, in one snapshot.
 
     `memories` are the first that match, in the query's order, as many as its `offset + limit`. The gateway may
-    answer only for what lies beyond `horizon`.
+    answer only for what lies beyond `horizon`. Where the gateway is the embedded store, `stored` may be its answer
+    to the query `beside` these memories, of the same snapshot: then there is nobody to ask, and no horizon.
     """
 
-    horizon: Horizon
+    horizon: Horizon | None
     memories: list[Memory]
+    stored: list[Memory] | None = None
 
 
 class EntryState(enum.Enum):

@@ -232,25 +232,20 @@ class Memories:
         if (kept_since := await self._kept_since(query.org_id)) is not None:
             since = kept_since if since is None else max(since, kept_since)
         wider = msgspec.structs.replace(query, since=since, limit=query.limit + 1)
-        view = await self._journal.view(wider)
-        # The two sets are disjoint, and of the first `offset` no more come from the journal than it holds: the
-        # gateway can skip the rest itself.
-        skipped = max(0, query.offset - len(view.memories))
-        rest = query.offset - skipped
-        asked = msgspec.structs.replace(
-            wider,
-            offset=skipped,
-            limit=wider.limit + rest,
+        view = await self._journal.view(wider, instance)
+        asked = wider.beside(len(view.memories))
+        stored = view.stored
+        if stored is None:
             # The embedded store never holds what the journal holds.
-            horizon=None if instance.embedded else view.horizon,
-        )
-        stored = await self._gateway.query(instance, asked)
+            horizon = None if instance.embedded else view.horizon
+            stored = await self._gateway.query(instance, msgspec.structs.replace(asked, horizon=horizon))
         if not view.memories:
             return stored
         # A memory that Arc has refused and stored all the same is the journal's alone.
         held = {memory.memory_id for memory in view.memories}
         elsewhere = (memory for memory in stored if memory.memory_id not in held)
         merged = heapq.merge(elsewhere, view.memories, key=position_of, reverse=query.order == "desc")
+        rest = wider.offset - asked.offset
         return list(merged)[rest : rest + wider.limit]
 
     def _draft(self, new: NewMemory) -> Draft:

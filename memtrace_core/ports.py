@@ -181,11 +181,11 @@ class Journal(OrderBook, Protocol):
         """
         ...
 
-    async def view(self, query: MemoryQuery) -> JournalView:
+    async def view(self, query: MemoryQuery, instance: ArcInstance | None = None) -> JournalView:
         """Return the org's journaled memories that match, and the horizon for its gateway, in one snapshot.
 
-        A caller asks this *before* the gateway: a memory moves only from here to there. Memories in the embedded
-        store are not part of the answer.
+        A caller asks this *before* the gateway: a memory moves only from here to there. Told of an embedded
+        instance, whose store lies in the same file, the journal may answer for that, too: one hop less for a read.
         """
         ...
 

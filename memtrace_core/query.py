@@ -168,6 +168,14 @@ class MemoryQuery(msgspec.Struct, frozen=True, kw_only=True):
         """Return the query for the page after a position."""
         return msgspec.structs.replace(self, after=seen, offset=0)
 
+    def beside(self, found: int) -> MemoryQuery:
+        """Return what to ask a second, disjoint set, when one has `found` of its first `offset + limit` memories.
+
+        Of the first `offset` of both no more come from the one than it holds: the other can skip the rest itself.
+        """
+        skipped = max(0, self.offset - found)
+        return msgspec.structs.replace(self, offset=skipped, limit=self.limit + self.offset - skipped)
+
     def page(self, memories: list[Memory]) -> list[Memory]:
         """Return the memories that match, in order, from `offset` on, at most `limit`."""
         found = sorted(filter(self.matches, memories), key=position_of, reverse=self.order == "desc")

@@ -15,11 +15,11 @@ from memtrace_core.identifiers import parse_memory_id
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
 from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
 from memtrace_core.timewindow import to_us
+from memtrace_sqlite import embedded_reads
+from memtrace_sqlite.embedded_reads import OF_STORE, store_of
 from memtrace_sqlite.forgetting import hidden_here
 from memtrace_sqlite.journal import SqliteJournal
-from memtrace_sqlite.rows import COLUMNS, Value, conditions, counts_of, memory_of, ordering
-
-_OWNER = "store = (SELECT store FROM stores WHERE org_id = ? AND database = ? AND measurement = ?)"
+from memtrace_sqlite.rows import counts_of
 
 
 class SqliteEmbeddedGateway:
@@ -40,27 +40,14 @@ class SqliteEmbeddedGateway:
 
     async def query(self, instance: ArcInstance, query: MemoryQuery) -> list[Memory]:
         """Return the memories that match."""
-
-        def work(connection: apsw.Connection) -> list[Memory]:
-            where, values = conditions(query)
-            if query.memory_id is not None and (parsed := parse_memory_id(query.memory_id)):
-                # The id tells the time, and there is an index by time.
-                where, values = f"{where} AND time = ?", [*values, parsed[0]]
-            hidden, more = hidden_here(connection, instance.org_id)
-            rows = connection.execute(
-                f"SELECT {COLUMNS} FROM embedded WHERE {_OWNER}{where}{hidden}{ordering(query)} LIMIT ? OFFSET ?",
-                (*_owner(instance), *values, *more, query.limit, query.offset),
-            )
-            return [memory_of(query.org_id, row) for row in rows]
-
-        return await self._readers.run(work)
+        return await self._readers.run(lambda connection: embedded_reads.find(connection, instance, query))
 
     async def count(self, instance: ArcInstance, query: AgentCountQuery) -> AgentCounts:
         """Count one agent's memories."""
 
         def work(connection: apsw.Connection) -> AgentCounts:
             hidden, values = hidden_here(connection, instance.org_id)
-            return counts_of(connection, "embedded", _OWNER + hidden, (*_owner(instance), *values), query)
+            return counts_of(connection, "embedded", OF_STORE + hidden, (*store_of(instance), *values), query)
 
         return await self._readers.run(work)
 
@@ -75,9 +62,9 @@ class SqliteEmbeddedGateway:
             rows = connection.execute(
                 f"""
                 SELECT memory_id FROM embedded
-                WHERE {_OWNER} AND time BETWEEN ? AND ? AND substr(memory_id, 19, 6) = ?
+                WHERE {OF_STORE} AND time BETWEEN ? AND ? AND substr(memory_id, 19, 6) = ?
                 """,
-                (*_owner(instance), to_us(span.first), to_us(span.last), span.node),
+                (*store_of(instance), to_us(span.first), to_us(span.last), span.node),
             )
             return {memory_id for (memory_id,) in rows}
 
@@ -95,12 +82,12 @@ class SqliteEmbeddedGateway:
         """Return which of these memories are stored."""
 
         def work(connection: apsw.Connection) -> set[str]:
-            sql = f"SELECT 1 FROM embedded WHERE {_OWNER} AND time = ? AND memory_id = ?"
+            sql = f"SELECT 1 FROM embedded WHERE {OF_STORE} AND time = ? AND memory_id = ?"
             return {
                 memory_id
                 for memory_id in memory_ids
                 if (parsed := parse_memory_id(memory_id))
-                and connection.execute(sql, (*_owner(instance), parsed[0], memory_id)).fetchone()
+                and connection.execute(sql, (*store_of(instance), parsed[0], memory_id)).fetchone()
             }
 
         return await self._readers.run(work)
@@ -115,7 +102,3 @@ class SqliteEmbeddedGateway:
 
     async def close(self) -> None:
         """Do nothing: the journal owns the file."""
-
-
-def _owner(instance: ArcInstance) -> tuple[Value, Value, Value]:
-    return instance.org_id, instance.database, instance.measurement

@@ -94,9 +94,9 @@ class SqliteJournal(SqliteOrderBook):
             raise JournalFull("the disk is nearly full")
         return await self._writer.run(lambda ledger: ledger.append(instance, drafts))
 
-    async def view(self, query: MemoryQuery) -> JournalView:
-        """Return the first journaled memories that match, and the horizon."""
-        return await self.readers.run(lambda connection: reads.view(connection, self.node, query))
+    async def view(self, query: MemoryQuery, instance: ArcInstance | None = None) -> JournalView:
+        """Return the first journaled memories that match, and the horizon or the embedded store's answer."""
+        return await self.readers.run(lambda connection: reads.view(connection, self.node, query, instance))
 
     async def count(self, query: AgentCountQuery) -> tuple[Horizon, AgentCounts]:
         """Count one agent's journaled memories, and return the horizon."""

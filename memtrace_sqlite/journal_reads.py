@@ -12,9 +12,10 @@ import apsw
 import msgspec
 
 from memtrace_core.entries import DeliveredRun, EntryState, JournalEntry, JournalView, OrgBacklog, PendingBatch
-from memtrace_core.model import Memory
+from memtrace_core.model import ArcInstance, Memory
 from memtrace_core.query import Horizon, MemoryQuery, OwnSpan
 from memtrace_core.timewindow import from_us, to_us
+from memtrace_sqlite import embedded_reads
 from memtrace_sqlite.forgetting import hidden_here, hidden_in_arc, touches
 from memtrace_sqlite.ledger import DELIVERED, MOST_OUT_OF_LINE, PENDING, SET_ASIDE
 from memtrace_sqlite.rows import COLUMNS, Value, conditions, memory_of, ordering
@@ -28,8 +29,8 @@ _STATES = {EntryState.PENDING: PENDING, EntryState.DELIVERED: DELIVERED, EntrySt
 _NAMES = {number: state for state, number in _STATES.items()}
 
 
-def view(connection: apsw.Connection, node: str, query: MemoryQuery) -> JournalView:
-    """Return the first memories that match, and the horizon."""
+def view(connection: apsw.Connection, node: str, query: MemoryQuery, instance: ArcInstance | None) -> JournalView:
+    """Return the first memories that match, and either the horizon or what an embedded store holds beside them."""
     where, values = conditions(query)
     hidden, more = hidden_here(connection, query.org_id)
     rows = connection.execute(
@@ -37,6 +38,8 @@ def view(connection: apsw.Connection, node: str, query: MemoryQuery) -> JournalV
         (query.org_id, *values, *more, query.offset + query.limit),
     )
     memories = [memory_of(query.org_id, row) for row in rows]
+    if instance is not None and instance.embedded:
+        return JournalView(None, memories, embedded_reads.find(connection, instance, query.beside(len(memories))))
     return JournalView(horizon(connection, node, query.org_id), memories)
 
 

@@ -96,8 +96,8 @@ class InMemoryJournal:
             self._entries[us] = _Entry(instance.id, memory)
         return memory
 
-    async def view(self, query: MemoryQuery) -> JournalView:
-        """Return what matches."""
+    async def view(self, query: MemoryQuery, instance: ArcInstance | None = None) -> JournalView:
+        """Return what matches; the embedded store is left to be asked."""
         self._check_open()
         first = msgspec.structs.replace(query, offset=0, limit=query.offset + query.limit)
         held = [entry.memory for _, entry in self._of(query.org_id)]

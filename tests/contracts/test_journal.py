@@ -500,18 +500,25 @@ def test_a_view_is_answered_as_its_specification_says(journal_harness, drawn, qu
     """Every filter, order and position gives what the reference gives, as many as offset and limit together."""
 
     async def use(held):
-        kept = []
+        kept, embedded = [], []
         for number, each in enumerate(drawn):
             held.clock.advance(number % 3 * MICROSECOND)
             kept += await held.journal.append((ARC, SECOND_ARC)[number % 2], [each])
             await held.journal.append(OTHER_ARC, [each])
-            await held.journal.append(EMBEDDED, [each])
+            embedded += await held.journal.append(EMBEDDED, [each])
         if delivered and kept:
             await deliver(held, delivered, durable=False)
         asked = aim.at(query, kept)
         view = await held.journal.view(asked)
         first = msgspec.structs.replace(asked, offset=0, limit=asked.offset + asked.limit)
         assert view.memories == first.page(kept)
+        assert view.stored is None
+        whole = await held.journal.view(asked, EMBEDDED)
+        assert whole.memories == view.memories
+        if whole.stored is None:
+            assert whole.horizon == view.horizon
+        else:
+            assert whole.stored == asked.beside(len(view.memories)).page(embedded)
 
     with_journal(journal_harness, use, dedup=OFF)
 

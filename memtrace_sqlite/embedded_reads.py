@@ -1,0 +1,33 @@
+"""What is read from the embedded store, within a snapshot of the file."""
+
+from __future__ import annotations
+
+import apsw
+
+from memtrace_core.identifiers import parse_memory_id
+from memtrace_core.model import ArcInstance, Memory
+from memtrace_core.query import MemoryQuery
+from memtrace_sqlite.forgetting import hidden_here
+from memtrace_sqlite.rows import COLUMNS, Value, conditions, memory_of, ordering
+
+OF_STORE = "store = (SELECT store FROM stores WHERE org_id = ? AND database = ? AND measurement = ?)"
+"""The condition for the rows of one instance; its values are those of `store_of`."""
+
+
+def store_of(instance: ArcInstance) -> tuple[Value, Value, Value]:
+    """Return the values of `OF_STORE`."""
+    return instance.org_id, instance.database, instance.measurement
+
+
+def find(connection: apsw.Connection, instance: ArcInstance, query: MemoryQuery) -> list[Memory]:
+    """Return the memories in an instance's embedded store that match."""
+    where, values = conditions(query)
+    if query.memory_id is not None and (parsed := parse_memory_id(query.memory_id)):
+        # The id tells the time, and there is an index by time.
+        where, values = f"{where} AND time = ?", [*values, parsed[0]]
+    hidden, more = hidden_here(connection, instance.org_id)
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM embedded WHERE {OF_STORE}{where}{hidden}{ordering(query)} LIMIT ? OFFSET ?",
+        (*store_of(instance), *values, *more, query.limit, query.offset),
+    )
+    return [memory_of(query.org_id, row) for row in rows]
