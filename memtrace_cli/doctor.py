@@ -199,7 +199,7 @@ async def _of_journal(services: Services, settings: Settings) -> AsyncIterator[F
             yield finding(
                 "journal",
                 Verdict.WARNING,
-                f"{org.id}: {backlog.pending + backlog.delivered} memories on their way since "
+                f"{org.id}: {output.shown_memories(backlog.pending + backlog.delivered)} on the way since "
                 f"{output.shown_time(backlog.oldest)}",
                 hint=f"memtrace org check-arc {org.id}",
             )
@@ -207,7 +207,7 @@ async def _of_journal(services: Services, settings: Settings) -> AsyncIterator[F
             yield finding(
                 "journal",
                 Verdict.WARNING,
-                f"{org.id}: Arc refuses {backlog.set_aside} memories",
+                f"{org.id}: Arc refuses {output.shown_memories(backlog.set_aside)}",
                 hint=f"memtrace journal list {org.id} --state set-aside",
             )
 

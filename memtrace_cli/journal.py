@@ -135,7 +135,7 @@ def retry(org_id: str, /, *memory_ids: str) -> None:
         Ids of memories; all that are set aside if none is given.
     """
     sent = administer(lambda services: services.backlog.retry(org_id, memory_ids))
-    output.say(f"{_memories(sent)} will be sent again")
+    output.say(f"{output.shown_memories(sent)} will be sent again")
 
 
 @app.command
@@ -153,7 +153,7 @@ def drop(org_id: str, /, *memory_ids: str, state: States = (), yes: Yes = False)
     """
     if not memory_ids and not state:
         raise output.Misused("name the memories to drop, or their --state")
-    named = [_memories(len(memory_ids))] if memory_ids else []
+    named = [output.shown_memories(len(memory_ids))] if memory_ids else []
     meant = " and ".join(named + [f"all {one.value} memories" for one in state])
 
     async def work(services: Services) -> int:
@@ -166,7 +166,7 @@ def drop(org_id: str, /, *memory_ids: str, state: States = (), yes: Yes = False)
                 raise output.Aborted("nothing was dropped")
         return await services.backlog.drop(org_id, memory_ids, [one.meaning for one in state])
 
-    output.say(f"{_memories(administer(work))} dropped")
+    output.say(f"{output.shown_memories(administer(work))} dropped")
 
 
 @app.command
@@ -186,10 +186,6 @@ def export(org_id: str, /, *, state: States = ()) -> None:
             output.say_json_line(_described(entry))
 
     administer(work)
-
-
-def _memories(count: int) -> str:
-    return "1 memory" if count == 1 else f"{count} memories"
 
 
 def _meant(states: tuple[State, ...]) -> tuple[EntryState, ...]:

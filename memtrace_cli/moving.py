@@ -157,9 +157,9 @@ def import_(
     if as_json:
         output.say_json(imported)
     else:
-        output.say(f"{_memories(imported.stored)} imported, {imported.present} there already")
+        output.say(f"{output.shown_memories(imported.stored)} imported, {imported.present} there already")
         if imported.forgotten:
-            output.say(f"{_memories(imported.forgotten)} left out: forgotten in this organization")
+            output.say(f"{output.shown_memories(imported.forgotten)} left out: forgotten in this organization")
         output.say(f"{imported.agents} agents and {imported.sessions} sessions registered")
     return output.DONE if imported.whole else output.FAILED
 
@@ -190,7 +190,3 @@ def _bound(text: str | None, field: str, now: datetime) -> datetime | None:
         return None if text is None else parse_bound(text, field=field, now=now)
     except InvalidInput as error:
         raise output.Misused(f"--{error}") from None
-
-
-def _memories(count: int) -> str:
-    return "1 memory" if count == 1 else f"{count} memories"

@@ -178,7 +178,7 @@ def set_arc(
         )
         if move_pending:
             moved = await services.tenants.move_pending(org_id)
-            output.note(f"{moved} memories that were in the journal now go to this instance")
+            output.note(f"to this instance now: {output.shown_memories(moved)} that waited in the journal")
         return _described(services, instance)
 
     _say_instance("Arc instance changed", administer(work), as_json)

@@ -116,6 +116,11 @@ def shown_bytes(size: int) -> str:
     return f"{amount:.1f} TiB"
 
 
+def shown_memories(count: int) -> str:
+    """Return a number of memories as people read it."""
+    return "1 memory" if count == 1 else f"{count} memories"
+
+
 def one_line(text: str) -> str:
     """Return text without line breaks or other control characters, so that it stays one line."""
     return "".join(character if character.isprintable() else " " for character in text)

@@ -303,7 +303,7 @@ def test_memories_that_are_long_on_their_way_are_a_warning(healthy: Deployment) 
     org_id = healthy.org()
     fill(healthy, org_id, [draft(f"m{number}") for number in range(3)], delivered=1)
     since = f"{A_WHILE_AGO:%Y-%m-%dT%H:%M:%SZ}"
-    assert f"{org_id}: 3 memories on their way since {since}" in only_warning(healthy, "journal")
+    assert f"{org_id}: 3 memories on the way since {since}" in only_warning(healthy, "journal")
     healthy.environment["MEMTRACE_JOURNAL_SETTLE_SECONDS"] = str(int(timedelta(hours=5).total_seconds()))
     assert wrong(examined(healthy)[1]) == []
 
