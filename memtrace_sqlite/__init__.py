@@ -1,6 +1,6 @@
 """SQLite behind Memtrace's ports: metadata, journal, embedded store, and the vault that seals secrets."""
 
-from memtrace_sqlite.database import Mode
+from memtrace_core.opening import Mode
 from memtrace_sqlite.embedded import SqliteEmbeddedGateway
 from memtrace_sqlite.former_keys import SqliteFormerKeys
 from memtrace_sqlite.journal import SqliteJournal

@@ -21,10 +21,10 @@ import apsw
 import msgspec
 
 from memtrace_core.errors import Conflict, StorageUnavailable
+from memtrace_core.opening import Mode
 from memtrace_core.timewindow import to_us
 from memtrace_sqlite.database import (
     HEADER_BYTES,
-    Mode,
     make_folder,
     open_database,
     open_existing,

@@ -7,14 +7,14 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 
 import apsw
 import msgspec
 
+from memtrace_core.damage import DamagedRow
 from memtrace_core.errors import StorageUnavailable
-from memtrace_sqlite.damage import DamagedRow
+from memtrace_core.opening import Mode
 
 BUSY_TIMEOUT_MS = 30_000
 
@@ -41,13 +41,6 @@ class Schema(msgspec.Struct, frozen=True):
     def version(self) -> int:
         """The version that this program reads and writes."""
         return len(self.migrations)
-
-
-class Mode(Enum):
-    """What opening a file may do to it; both make a new one where there is none."""
-
-    MIGRATE = "migrate"
-    AS_IT_IS = "as it is"
 
 
 def open_database(path: Path, schema: Schema, mode: Mode) -> apsw.Connection:

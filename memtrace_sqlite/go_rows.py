@@ -16,9 +16,9 @@ import msgspec
 
 from memtrace_core import rules
 from memtrace_core.errors import InvalidInput, StorageUnavailable, WrongMasterKey
+from memtrace_core.metadata_rows import Row, instance_row
 from memtrace_core.model import ArcInstance, Permission
 from memtrace_core.timewindow import to_us
-from memtrace_sqlite.metadata_rows import Row, instance_row
 from memtrace_sqlite.rows import Value
 from memtrace_sqlite.vault import EnvelopeVault
 

@@ -25,11 +25,12 @@ from memtrace_core.entries import (
 )
 from memtrace_core.errors import JournalFull, StorageUnavailable
 from memtrace_core.model import AgentCounts, ArcInstance, Memory
+from memtrace_core.opening import Mode
 from memtrace_core.ports import Clock
 from memtrace_core.query import AgentCountQuery, Horizon, MemoryQuery
 from memtrace_core.timewindow import to_us
 from memtrace_sqlite import journal_reads as reads
-from memtrace_sqlite.database import Mode, open_database, open_reader, reporting
+from memtrace_sqlite.database import open_database, open_reader, reporting
 from memtrace_sqlite.forgetting import hidden_here
 from memtrace_sqlite.ledger import DELIVERED, PENDING, SET_ASIDE, Ledger
 from memtrace_sqlite.order_book import SqliteOrderBook

@@ -7,24 +7,27 @@ from datetime import datetime, timedelta
 
 from memtrace_core import rules
 from memtrace_core.errors import Conflict
-from memtrace_core.model import Agent, APIKey, ArcInstance, Org, SealedSecret, Session, SessionStatus
-from memtrace_core.query import Position
-from memtrace_core.timewindow import to_us
-from memtrace_sqlite.metadata_file import CHECK_CONTEXT, CHECK_NAME, MetadataFile
-from memtrace_sqlite.metadata_rows import (
+from memtrace_core.metadata_rows import (
     Row,
     agent_of,
+    agent_row,
     first,
     instance_of,
     instance_row,
     json_text,
     key_of,
+    key_row,
     optional_length,
     optional_us,
     org_of,
+    org_row,
     session_of,
     session_row,
 )
+from memtrace_core.model import Agent, APIKey, ArcInstance, Org, SealedSecret, Session, SessionStatus
+from memtrace_core.query import Position
+from memtrace_core.timewindow import to_us
+from memtrace_sqlite.metadata_file import CHECK_CONTEXT, CHECK_NAME, MetadataFile
 from memtrace_sqlite.rows import Value
 
 _ORG = "org_id, name, created_at, retention"
@@ -39,9 +42,8 @@ class SqliteMetadataRepo(MetadataFile):
 
     async def create_org(self, org: Org) -> None:
         """Store a new org."""
-        row = (org.id, org.name, to_us(org.created_at), optional_length(org.retention))
         taken = Conflict(f"organization {org.id} exists already", code="org_exists")
-        await self.write(lambda: self.insert(f"orgs ({_ORG})", row, taken))
+        await self.write(lambda: self.insert(f"orgs ({_ORG})", org_row(org), taken))
 
     async def get_org(self, org_id: str) -> Org | None:
         """Return an org."""
@@ -184,19 +186,8 @@ class SqliteMetadataRepo(MetadataFile):
         return await self.write(work)
 
     def _insert_key(self, key: APIKey) -> None:
-        row = (
-            key.id,
-            key.org_id,
-            key.name,
-            key.digest,
-            str(key.permissions),
-            to_us(key.created_at),
-            optional_us(key.expires_at),
-            optional_us(key.revoked_at),
-            optional_us(key.superseded_at),
-        )
         taken = Conflict(f"{key.org_id} has a live key named {key.name!r}", code="key_name_taken")
-        self.insert(f"api_keys ({_KEY})", row, taken)
+        self.insert(f"api_keys ({_KEY})", key_row(key), taken)
 
     async def get_key(self, key_id: str) -> APIKey | None:
         """Return a key by its id."""
@@ -222,17 +213,8 @@ class SqliteMetadataRepo(MetadataFile):
 
     async def create_agent(self, agent: Agent) -> None:
         """Store an agent."""
-        row = (
-            agent.id,
-            agent.org_id,
-            agent.name,
-            agent.description,
-            json_text(agent.config),
-            to_us(agent.created_at),
-            optional_us(agent.last_active_at),
-        )
         taken = Conflict(f"an agent named {agent.name!r} exists already", code="agent_exists")
-        await self.write(lambda: self.insert(f"agents ({_AGENT})", row, taken))
+        await self.write(lambda: self.insert(f"agents ({_AGENT})", agent_row(agent), taken))
 
     async def find_agent(self, org_id: str, id_or_name: str) -> Agent | None:
         """Return an agent by id, else by name."""

@@ -11,9 +11,10 @@ from typing import TypeVar
 import apsw
 
 from memtrace_core.errors import Conflict, NotFound, StorageUnavailable
+from memtrace_core.metadata_rows import Row
+from memtrace_core.opening import Mode
 from memtrace_core.ports import KeyVault
-from memtrace_sqlite.database import Mode, open_database, open_reader, reporting, transaction
-from memtrace_sqlite.metadata_rows import Row
+from memtrace_sqlite.database import open_database, open_reader, reporting, transaction
 from memtrace_sqlite.presence import Presence
 from memtrace_sqlite.rows import Value
 from memtrace_sqlite.schema import METADATA

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import apsw
 import msgspec
 
+from memtrace_core.damage import UNREADABLE, DamagedRow
 from memtrace_core.entries import Draft
 from memtrace_core.model import UNIMPORTANT, AgentCounts, Memory, MemoryType
 from memtrace_core.query import AgentCountQuery, MemoryQuery, fold
 from memtrace_core.timewindow import from_us, to_us
-from memtrace_sqlite.damage import UNREADABLE, DamagedRow
 
 Value = str | int | float | bytes | None
 MemoryRow = tuple[

@@ -8,7 +8,8 @@ import pytest
 import memtrace_cli.doctor  # noqa: F401 - read now: the user that a test becomes may not read the package
 from memtrace_cli.app import run as run_command
 from memtrace_core.errors import StorageUnavailable
-from memtrace_sqlite.database import Mode, open_database
+from memtrace_core.opening import Mode
+from memtrace_sqlite.database import open_database
 from memtrace_sqlite.inspection import inspect, sqlite_version
 from memtrace_sqlite.schema import JOURNAL, METADATA
 

@@ -1,4 +1,4 @@
-"""Metadata as SQLite rows."""
+"""Metadata as rows of plain values, for the tables of a relational database; times are microseconds since 1970."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from memtrace_core.damage import of_sound_rows
 from memtrace_core.model import Agent, APIKey, ArcInstance, Org, Permission, Session
 from memtrace_core.timewindow import from_us, to_us
-from memtrace_sqlite.damage import of_sound_rows
-from memtrace_sqlite.rows import Value
 
 Result = TypeVar("Result")
+Value = str | int | float | bytes | None
 Row = tuple[Any, ...]  # a row is typed by the function that builds a value from it
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -31,6 +31,11 @@ def org_of(row: Row) -> Org:
     org_id, name, created_at, retention = row
     length = None if retention is None else retention * _MICROSECOND
     return Org(id=org_id, name=name, created_at=from_us(created_at), retention=length)
+
+
+def org_row(org: Org) -> tuple[Value, ...]:
+    """Return the row of an org."""
+    return (org.id, org.name, to_us(org.created_at), optional_length(org.retention))
 
 
 @of_sound_rows
@@ -80,6 +85,21 @@ def key_of(row: Row) -> APIKey:
     )
 
 
+def key_row(key: APIKey) -> tuple[Value, ...]:
+    """Return the row of an API key."""
+    return (
+        key.id,
+        key.org_id,
+        key.name,
+        key.digest,
+        str(key.permissions),
+        to_us(key.created_at),
+        optional_us(key.expires_at),
+        optional_us(key.revoked_at),
+        optional_us(key.superseded_at),
+    )
+
+
 @of_sound_rows
 def agent_of(row: Row) -> Agent:
     """Return the agent of a row."""
@@ -92,6 +112,19 @@ def agent_of(row: Row) -> Agent:
         config=_OBJECT.decode(config) if config else None,
         created_at=from_us(created_at),
         last_active_at=optional_time(last_active_at),
+    )
+
+
+def agent_row(agent: Agent) -> tuple[Value, ...]:
+    """Return the row of an agent."""
+    return (
+        agent.id,
+        agent.org_id,
+        agent.name,
+        agent.description,
+        json_text(agent.config),
+        to_us(agent.created_at),
+        optional_us(agent.last_active_at),
     )
 
 

@@ -1,4 +1,4 @@
-"""Rows that hold what was never written: bytes that flipped within a value, which SQLite cannot notice."""
+"""Rows that hold what was never written: bytes that flipped within a value, which no database need notice."""
 
 from __future__ import annotations
 
