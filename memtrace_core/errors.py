@@ -14,7 +14,7 @@ MemtraceError                  never raised itself
 │   ├── TooManyRequests        a key asks too often, or too much of an org is under way
 │   ├── JournalFull            delivery is too far behind, or the disk is nearly full
 │   ├── OrgClosing             the org is being deleted
-│   └── StorageUnavailable     the local database cannot be used
+│   └── StorageUnavailable     a database of our own cannot be used
 ├── ArcTimeout                 the org's Arc took longer than `query_timeout`
 ├── ArcRejected                Arc says that this data can never be stored
 ├── ErasureRefused             what is to be forgotten cannot be deleted without more
@@ -141,7 +141,7 @@ class OrgClosing(Unavailable):
 
 
 class StorageUnavailable(Unavailable):
-    """The local database file cannot be read or written."""
+    """The journal or the metadata database cannot be read or written."""
 
     code = "storage_unavailable"
 

@@ -1,16 +1,21 @@
 import itertools
 
 import pytest
-from contracts.implementations import GATEWAYS, JOURNALS, REPOS, VAULTS, WRITING_GATEWAYS
+from contracts.implementations import GATEWAYS, JOURNALS, REPOS, SLOW, VAULTS, WRITING_GATEWAYS
 
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.testing import ManualClock
 
 
+def given(name, factory):
+    """Return an implementation as a parameter; over a database server the suites take long."""
+    return pytest.param(factory, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+
+
 def opener(implementations):
     """Return a fixture that opens each implementation, in a directory of its own every time."""
 
-    @pytest.fixture(params=[factory for _, factory in implementations], ids=[name for name, _ in implementations])
+    @pytest.fixture(params=[given(name, factory) for name, factory in implementations])
     def open_one(request, tmp_path):
         numbers = itertools.count()
 

@@ -21,6 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
+import postgres_server
 from arc_double import RELEASED, ArcDouble
 from builders import embedded_instance, instance
 
@@ -37,6 +38,7 @@ from memtrace_core.testing import (
     TransparentVault,
 )
 from memtrace_core.timewindow import to_us
+from memtrace_postgres import PostgresMetadataRepo
 from memtrace_sqlite import EnvelopeVault, MasterKey, SqliteEmbeddedGateway, SqliteJournal, SqliteMetadataRepo
 
 # The example syncs every batch, which is for its users and not for a suite of many.
@@ -188,6 +190,17 @@ async def repo_in_sqlite(folder: Path, clock: ManualClock, dedup: DedupPolicy) -
 
 
 @asynccontextmanager
+async def repo_in_postgres(_: Path, clock: ManualClock, dedup: DedupPolicy) -> AsyncIterator[RepoHarness]:
+    """Open a metadata repo in a schema of its own."""
+    server, schema = postgres_server.shared_server(), postgres_server.new_schema()
+    repo = PostgresMetadataRepo(server.url, EnvelopeVault(MasterKey(bytes(32))), schema=schema)
+    try:
+        yield RepoHarness(repo=repo)
+    finally:
+        await repo.close()
+
+
+@asynccontextmanager
 async def envelope_vault(_: Path, clock: ManualClock, dedup: DedupPolicy) -> AsyncIterator[VaultHarness]:
     """Open a vault that encrypts."""
     yield VaultHarness(vault=EnvelopeVault(MasterKey(bytes(32))))
@@ -281,5 +294,10 @@ GATEWAYS: list[tuple[str, Factory[GatewayHarness]]] = [
     ("in memory, embedded", embedded_in_memory),
     ("sqlite, embedded", embedded_in_sqlite),
 ]
-REPOS: list[tuple[str, Factory[RepoHarness]]] = [("in memory", repo_in_memory), ("sqlite", repo_in_sqlite)]
+REPOS: list[tuple[str, Factory[RepoHarness]]] = [
+    ("in memory", repo_in_memory),
+    ("sqlite", repo_in_sqlite),
+    ("postgres", repo_in_postgres),
+]
+SLOW = {"postgres"}
 VAULTS: list[tuple[str, Factory[VaultHarness]]] = [("transparent", transparent_vault), ("envelope", envelope_vault)]

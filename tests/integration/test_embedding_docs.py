@@ -13,7 +13,7 @@ import pytest
 
 import memtrace_core
 
-ADAPTERS = {"memtrace_arc", "memtrace_http", "memtrace_sqlite"}
+ADAPTERS = {"memtrace_arc", "memtrace_http", "memtrace_postgres", "memtrace_sqlite"}
 
 PAGE = Path(__file__).parents[2].joinpath("docs", "embedding.md").read_text(encoding="utf-8")
 LISTED = {

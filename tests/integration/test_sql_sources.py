@@ -12,6 +12,7 @@ import pytest
 
 import memtrace_arc
 import memtrace_core
+import memtrace_postgres
 import memtrace_sqlite
 
 SQL = re.compile(
@@ -89,9 +90,8 @@ def suspicious(source):
     return [f"{one.lineno}: {ast.unparse(one)}" for one in found]
 
 
-SOURCES = [
-    file for one in (memtrace_arc, memtrace_core, memtrace_sqlite) for file in Path(one.__path__[0]).rglob("*.py")
-]
+PACKAGES = (memtrace_arc, memtrace_core, memtrace_postgres, memtrace_sqlite)
+SOURCES = [file for one in PACKAGES for file in Path(one.__path__[0]).rglob("*.py")]
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: f"{file.parent.name}/{file.name}")

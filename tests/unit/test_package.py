@@ -11,8 +11,8 @@ import memtrace_core
 from memtrace_core import clock, duty, errors, ports, routing, testing
 from memtrace_core.errors import MemtraceError
 
-FOREIGN = {"apsw", "litestar", "aiohttp", "cryptography", "loguru", "cyclopts", "uvicorn"}
-ADAPTERS = {"memtrace_sqlite", "memtrace_arc", "memtrace_http", "memtrace_cli"}
+FOREIGN = {"apsw", "litestar", "aiohttp", "cryptography", "loguru", "cyclopts", "psycopg", "uvicorn"}
+ADAPTERS = {"memtrace_sqlite", "memtrace_postgres", "memtrace_arc", "memtrace_http", "memtrace_cli"}
 
 
 def test_the_public_names_are_sorted_and_there():
