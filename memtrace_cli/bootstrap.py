@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from loguru import logger
 
 from memtrace_cli import output
 from memtrace_cli.settings import Settings, SettingsError
 from memtrace_core import Binding, Permission, Services
-from memtrace_core.errors import InvalidInput
+from memtrace_core.errors import Conflict, InvalidInput
 from memtrace_core.model import DEFAULT_ORG_ID
 
 FIRST_KEY_NAME = "admin"
@@ -40,7 +42,10 @@ async def _first_run(services: Services) -> None:
     if orgs and ([org.id for org in orgs] != [DEFAULT_ORG_ID] or await services.tenants.list_keys(DEFAULT_ORG_ID)):
         return
     org = await services.tenants.ensure_default_org()
-    _, secret = await services.tenants.create_key(org.id, FIRST_KEY_NAME, Permission.ADMIN)
+    try:
+        _, secret = await services.tenants.create_key(org.id, FIRST_KEY_NAME, Permission.ADMIN)
+    except Conflict:
+        return  # another server that starts on the same metadata has made it, and shown it
     output.say("FIRST RUN: Save your admin API key (shown only once)")
     output.say(f"API Key: {secret}")
 
@@ -52,7 +57,8 @@ async def _migrate_legacy(services: Services, settings: Settings) -> None:
     logger.bind(url=arc.url).warning("legacy [arc] config detected — migrating to DB")
     binding = Binding(url=arc.url, api_key=arc.api_key, database=arc.database, measurement=arc.measurement)
     try:
-        await services.tenants.migrate_legacy(binding)
+        with suppress(Conflict):  # by another server that starts on the same metadata
+            await services.tenants.migrate_legacy(binding)
     except InvalidInput as error:
         raise SettingsError(
             f"the legacy [arc] block cannot be used: {error}",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from memtrace_cli.own_journal import Metadata, open_journal
 from memtrace_cli.settings import Settings, SettingsError
 from memtrace_core import ConfirmationPolicy, DedupPolicy, DeliveryPolicy, FairUse, Services, build_services
 from memtrace_core.clock import SystemClock
@@ -19,9 +23,12 @@ from memtrace_sqlite import (
     Mode,
     SqliteEmbeddedGateway,
     SqliteFormerKeys,
-    SqliteJournal,
     SqliteMetadataRepo,
 )
+from memtrace_sqlite.go_database import is_go_database
+
+if TYPE_CHECKING:
+    from memtrace_postgres import Inspection
 
 
 def compose(
@@ -48,14 +55,14 @@ def compose(
         StorageUnavailable: a database is not ours, of another version, or cannot be used; or the journal is lost.
     """
     clock = clock or SystemClock()
-    if mode is Mode.MIGRATE:
+    if mode is Mode.MIGRATE and settings.auth.db_url is None:
         from memtrace_cli.moving_in import move_in  # logs, as admin commands do not
 
         move_in(settings.database_file, vault, clock.now())
     dedup = DedupPolicy(settings.dedup.enabled, timedelta(hours=settings.dedup.window_hours))
-    repo = _metadata(settings.database_file, vault, mode)
+    repo = _metadata(settings, vault, mode)
     try:
-        journal = _journal(repo, settings, clock, dedup, mode, may_be_new=new_journal)
+        journal = open_journal(repo, settings, clock, dedup, mode, may_be_new=new_journal)
     except BaseException:
         repo.release()
         raise
@@ -79,7 +86,7 @@ def compose(
             in_flight=settings.limits.in_flight,
         ),
         ownership=JournalOwnership(settings.journal_file),
-        former_keys=SqliteFormerKeys(repo),
+        former_keys=SqliteFormerKeys(repo) if isinstance(repo, SqliteMetadataRepo) else None,
         authenticate=settings.auth.enabled,
         meter=meter or SILENT,
     )
@@ -93,41 +100,67 @@ def _arc_gateway(settings: Settings, vault: EnvelopeVault, clock: Clock, meter: 
     return MeteredGateway(gateway, clock, meter) if meter else gateway
 
 
-def _journal(
-    repo: SqliteMetadataRepo, settings: Settings, clock: Clock, dedup: DedupPolicy, mode: Mode, *, may_be_new: bool
-) -> SqliteJournal:
-    """Open the journal that belongs to the metadata; another one would hide memories that were acknowledged."""
-    path = settings.journal_file
-    known = repo.known_journals()
-    lost = "memories that were acknowledged may be in it alone"
-    hint = (
-        "put it back, or restore a backup; if it is lost for good, or if this is a further node with a copy of "
-        "another's metadata, begin a journal with `memtrace serve --new-journal`"
-    )
-    # A -wal file that is left alone has a message of its own.
-    if known and not may_be_new and not any(map(_has_content, (path, path.with_name(path.name + "-wal")))):
-        raise StorageUnavailable(f"the journal {path} is gone; {lost}", hint=hint)
-    journal = SqliteJournal(path, clock, dedup, max_bytes=settings.journal.max_bytes, mode=mode)
-    if known and not may_be_new and journal.node not in known:
-        journal.release()
-        raise StorageUnavailable(
-            f"{path} is not the journal of {settings.database_file}, which is elsewhere; {lost}", hint=hint
-        )
-    repo.know_journal(journal.node)
-    return journal
-
-
-def _has_content(file: Path) -> bool:
-    return file.exists() and file.stat().st_size > 0
-
-
-def _metadata(path: Path, vault: EnvelopeVault, mode: Mode) -> SqliteMetadataRepo:
+def _metadata(settings: Settings, vault: EnvelopeVault, mode: Mode) -> Metadata:
+    path, url = settings.database_file, settings.auth.db_url
+    name = str(path) if url is None else "the PostgreSQL in auth.db_url"
     try:
-        return SqliteMetadataRepo(path, vault, mode=mode)
+        if url is None:
+            return SqliteMetadataRepo(path, vault, mode=mode)
+        refuse_database_of_go(path)
+        return _in_postgres(url, vault, mode)
     except WrongMasterKey:
         raise SettingsError(
-            f"{path} was sealed with another master key than the one given",
+            f"{name} was sealed with another master key than the one given",
             hint="set MEMTRACE_MASTER_KEY to this database's key; MEMTRACE_MASTER_KEY_PREVIOUS names former ones",
         ) from None
     except SealBroken as error:
-        raise SettingsError(f"{path}: its check of the master key is damaged: {error}") from None
+        raise SettingsError(f"{name}: its check of the master key is damaged: {error}") from None
+
+
+def _in_postgres(url: str, vault: EnvelopeVault, mode: Mode) -> Metadata:
+    with needing_psycopg():
+        from memtrace_postgres import PostgresMetadataRepo
+    return PostgresMetadataRepo(url, vault, mode=mode)
+
+
+def look_into_postgres(url: str) -> Inspection:
+    """Return what the PostgreSQL of the settings is, without making or changing anything there.
+
+    Raises:
+        SettingsError: psycopg is not installed.
+        StorageUnavailable: the database cannot be used.
+    """
+    with needing_psycopg():
+        from memtrace_postgres import inspect
+    return inspect(url)
+
+
+def refuse_database_of_go(path: Path) -> None:
+    """Do not begin in a PostgreSQL where somebody may expect that this database is taken over.
+
+    Raises:
+        StorageUnavailable: the Go service's database is there.
+    """
+    with suppress(OSError):  # it is not there, or none that this user could take over
+        if is_go_database(path):
+            raise StorageUnavailable(
+                f"{path} is a database of the Go service, which cannot be taken over into the PostgreSQL in "
+                "auth.db_url; it was left untouched",
+                hint="leave auth.db_url out to take it over into a file, or move it away and begin in PostgreSQL",
+            )
+
+
+@contextmanager
+def needing_psycopg() -> Iterator[None]:
+    """Import what the extra `postgres` is for.
+
+    Raises:
+        SettingsError: it is not installed.
+    """
+    try:
+        yield
+    except ImportError:
+        raise SettingsError(
+            "auth.db_url needs psycopg, which is not installed",
+            hint="install it with `pip install 'memtrace[postgres]'`, or leave auth.db_url out",
+        ) from None

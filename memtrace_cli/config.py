@@ -75,6 +75,8 @@ def _findings() -> Iterator[Finding]:
     loaded = examine()
     yield from of_settings(loaded)
     yield _tried("master key", lambda: secrets.vault(os.environ), "well-formed")
+    if loaded.settings.auth.db_url is not None:
+        yield _tried("metadata database", _psycopg, "psycopg is installed, for the PostgreSQL in auth.db_url")
     if loaded.settings.server.tls_cert or loaded.settings.server.tls_key:
         yield _tried("certificate", lambda: _certificate(loaded.settings), "can be used, and fits its key")
     if loaded.settings.tracing.enabled:
@@ -99,6 +101,13 @@ def _tracing(settings: Settings) -> object:
     from memtrace_cli.tracing import tracing_of  # only where it is wanted: its imports cost time
 
     return tracing_of(settings)
+
+
+def _psycopg() -> None:
+    from memtrace_cli.composition import needing_psycopg  # only where it is wanted: its imports cost time
+
+    with needing_psycopg():
+        import memtrace_postgres  # noqa: F401 - whether it can be
 
 
 def _master_keys() -> Iterator[Value]:

@@ -7,12 +7,12 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from datetime import timedelta
 from pathlib import Path
 
 from memtrace_cli import output
-from memtrace_cli.composition import compose
+from memtrace_cli.composition import compose, look_into_postgres, refuse_database_of_go
 from memtrace_cli.context import examine
 from memtrace_cli.findings import (
     Finding,
@@ -25,6 +25,7 @@ from memtrace_cli.findings import (
     shown,
     values,
 )
+from memtrace_cli.own_journal import place_of
 from memtrace_cli.rehearsal import awaits_takeover, rehearsed
 from memtrace_cli.secrets import vault
 from memtrace_cli.settings import Loaded, Settings, SettingsError
@@ -67,14 +68,17 @@ async def _examine() -> tuple[Loaded | None, list[Finding]]:
         return None, findings
     findings += _of_program()
     settings = loaded.settings
-    usable = []
-    of_go = awaits_takeover(settings.database_file)
-    for name, path, schema in (
-        ("metadata database", settings.database_file, METADATA),
-        ("journal", settings.journal_file, JOURNAL),
-    ):
-        if schema is METADATA and of_go:
-            continue
+    usable, lost = [], False
+    of_go = settings.auth.db_url is None and awaits_takeover(settings.database_file)
+    files = [("metadata database", settings.database_file, METADATA), ("journal", settings.journal_file, JOURNAL)]
+    if settings.auth.db_url is not None or of_go:
+        _, *files = files
+    if settings.auth.db_url is not None:
+        known, found = _of_postgres(settings.auth.db_url, settings.database_file)
+        lost = place_of(settings.journal_file) in known
+        findings += found
+        usable.append(all(one.verdict is Verdict.OK for one in found))
+    for name, path, schema in files:
         found = list(_of_file(name, path, schema))
         findings += found
         usable.append(all(one.verdict is not Verdict.FAULT for one in found) and _present(path))
@@ -85,7 +89,7 @@ async def _examine() -> tuple[Loaded | None, list[Finding]]:
         return loaded, [*findings, fault("master key", error)]
     if of_go:
         return loaded, [*findings, *rehearsed(settings.database_file, key, SystemClock().now())]
-    if usable == [True, False] and not _present(settings.journal_file):
+    if (lost or settings.auth.db_url is None) and usable == [True, False] and not _present(settings.journal_file):
         findings.append(
             finding(
                 "journal",
@@ -143,13 +147,7 @@ def _of_file(name: str, path: Path, schema: Schema) -> Iterator[Finding]:
     pages = "every page is sound" if found.checked else "too large to look at every page"
     yield finding(name, Verdict.OK, f"{path}: {size}, schema version {found.schema_version}, {pages}")
     if found.schema_version != schema.version:
-        newer = found.schema_version > schema.version
-        yield finding(
-            name,
-            Verdict.FAULT,
-            f"schema version {found.schema_version}; this program reads {schema.version}",
-            hint="use a newer memtrace" if newer else "`memtrace serve` migrates it when it starts",
-        )
+        yield _of_version(name, found.schema_version, schema.version)
     if found.mode & 0o077:
         yield finding(
             name,
@@ -163,8 +161,36 @@ def _of_file(name: str, path: Path, schema: Schema) -> Iterator[Finding]:
         )
 
 
+def _of_postgres(url: str, former: Path) -> tuple[Collection[str], list[Finding]]:
+    """Return where the nodes of a PostgreSQL have their journals, and how it stands."""
+    name = "metadata database"
+    try:
+        refuse_database_of_go(former)
+        found = look_into_postgres(url)
+    except MemtraceError as error:
+        return (), [fault(name, error)]
+    if not found.schema_version:
+        hint = "the first `memtrace serve` makes them"
+        return (), [finding(name, Verdict.WARNING, f"{found.place}: no tables yet", hint=hint)]
+    detail = f"{found.place}: version {found.server_version}, schema version {found.schema_version}"
+    findings = [finding(name, Verdict.OK, f"{detail}; neither its files nor its backups are looked at")]
+    if found.schema_version != found.expected_version:
+        findings.append(_of_version(name, found.schema_version, found.expected_version))
+    return found.journals.values(), findings
+
+
+def _of_version(name: str, found: int, expected: int) -> Finding:
+    return finding(
+        name,
+        Verdict.FAULT,
+        f"schema version {found}; this program reads {expected}",
+        hint="use a newer memtrace" if found > expected else "`memtrace serve` migrates it when it starts",
+    )
+
+
 def _of_disk(settings: Settings) -> Iterator[Finding]:
-    for folder in dict.fromkeys((settings.database_file.parent, settings.journal_file.parent)):
+    files = [settings.journal_file] if settings.auth.db_url else [settings.database_file, settings.journal_file]
+    for folder in dict.fromkeys(file.parent for file in files):
         if not _present(folder):
             continue
         free = shutil.disk_usage(folder).free

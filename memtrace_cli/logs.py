@@ -38,6 +38,8 @@ def configure_logs(level: str, form: str) -> RequestLog:
     # uvicorn's own tale of starting and stopping is told by `serve`.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    # What it has to say of a lost connection is raised as well, and told once.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     return _request_log(lines, as_json if form == "json" else console) if level in ("debug", "info") else _no_log
 
 

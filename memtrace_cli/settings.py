@@ -27,7 +27,7 @@ OTHER_VARIABLES = (
     "MASTER_KEY", "MASTER_KEY_FILE", "MASTER_KEY_PREVIOUS", "MASTER_KEY_PREVIOUS_FILE", "CONFIG", "URL", "API_KEY",
 )  # fmt: skip
 
-SECRETS = ("api_key", "token")
+SECRETS = ("api_key", "token", "db_url")
 """Keys whose values are never shown."""
 
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
@@ -41,6 +41,14 @@ Flag = Annotated[bool, Meta(description="true or false")]
 Level = Annotated[Literal["debug", "info", "warn", "error"], Meta(description="one of debug, info, warn, error")]
 Networks = Annotated[
     tuple[Network, ...], Meta(description="a list of addresses or networks, such as 10.0.0.1 or 10.0.0.0/8")
+]
+PostgresURL = Annotated[
+    str,
+    # A special character that is not encoded makes a part of the password a part of the host, which is shown.
+    Meta(
+        pattern=r"^postgres(ql)?://([^@/?#\s]*@)?[^@?#\s]*(\?[^@#\s]*)?$",
+        description="postgresql://user:password@host:5432/database, special characters in it written with a %",
+    ),
 ]
 Format = Annotated[Literal["console", "json"], Meta(description="console or json")]
 
@@ -103,10 +111,11 @@ class Arc(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Auth(msgspec.Struct, frozen=True, kw_only=True):
-    """API keys, and the database that holds them and all other metadata."""
+    """API keys, and the database that holds them and all other metadata: a file, or a PostgreSQL if it is given."""
 
     enabled: Flag = True
     db_path: Text = "./data/memtrace.db"
+    db_url: PostgresURL | None = None
 
 
 class Dedup(msgspec.Struct, frozen=True, kw_only=True):

@@ -54,7 +54,10 @@ class Tenants:
         org = await self._repo.get_org(DEFAULT_ORG_ID)
         if org is None:
             org = Org(id=DEFAULT_ORG_ID, name=DEFAULT_ORG_NAME, created_at=self._clock.now())
-            await self._repo.create_org(org)
+            try:
+                await self._repo.create_org(org)
+            except Conflict:  # another server was faster, with metadata that both share
+                org = await self.get_org(DEFAULT_ORG_ID)
             # An org of this id may have been deleted before.
             await self._journal.reopen_org(org.id)
         return org

@@ -1,7 +1,8 @@
 """Both databases in one file, as of one moment, while servers go on working; and back again.
 
 A backup is a tar archive of `memtrace.db`, `journal.db` and `manifest.json`. It holds memories in the clear, but
-Arc keys only sealed: the master key is not in it.
+Arc keys only sealed: the master key is not in it. Where the metadata are in no file of ours, it is of the journal
+alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -61,8 +62,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     contents: list[Content]
 
 
-def write_backup(metadata: Path, journal: Path, target: Path, now: datetime) -> Manifest:
-    """Copy both databases, as of one moment, into a new file that only its owner may read.
+def write_backup(metadata: Path | None, journal: Path, target: Path, now: datetime) -> Manifest:
+    """Copy both databases, as of one moment, or the journal alone, into a new file that only its owner may read.
 
     Raises:
         Conflict: the target exists.
@@ -72,21 +73,25 @@ def write_backup(metadata: Path, journal: Path, target: Path, now: datetime) -> 
         if target.exists():
             raise Conflict(f"{target} exists already; a backup never overwrites a file", code="file_exists")
     with reporting(target), _workshop(target) as workshop:
-        _copy(metadata, journal, workshop)
-        contents = [_described(workshop / name) for name in SCHEMAS]
+        if metadata is None:
+            _copy_journal(journal, workshop)
+        else:
+            _copy(metadata, journal, workshop)
+        names = _names(metadata)
+        contents = [_described(workshop / name) for name in names]
         manifest = Manifest(format=FORMAT, made_at=now, contents=contents)
         (workshop / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
         packed = workshop / "backup.tar"
         with tarfile.open(packed, "x") as archive:
-            for name in (MANIFEST, *SCHEMAS):
+            for name in (MANIFEST, *names):
                 (workshop / name).chmod(0o600)  # as it comes out again, by whatever program
                 archive.add(workshop / name, arcname=name)
         _publish(packed, target)
     return manifest
 
 
-def restore_backup(source: Path, metadata: Path, journal: Path, now: datetime) -> Manifest:
-    """Put the databases of a backup where there are none.
+def restore_backup(source: Path, metadata: Path | None, journal: Path, now: datetime) -> Manifest:
+    """Put the databases of a backup where there are none; a backup of the journal alone where `metadata` is None.
 
     The journal's time begins no earlier than `now`, so that nothing new is older than what a server has stored
     since the backup; and dedup claims are loaded from Arc again.
@@ -96,25 +101,36 @@ def restore_backup(source: Path, metadata: Path, journal: Path, now: datetime) -
         StorageUnavailable: the backup is none of ours, incomplete or damaged, or a database cannot be written. Then
             nothing was restored.
     """
-    places = {"memtrace.db": metadata, "journal.db": journal}
+    places = {"journal.db": journal} if metadata is None else {"memtrace.db": metadata, "journal.db": journal}
     for place in places.values():
         _refuse_existing(place)
     with _opened(source) as archive:
         manifest = _manifest(archive, source)
+        found = [content.name for content in manifest.contents]
+        if found != _names(metadata):
+            raise Conflict(
+                f"{source} is a backup of {' and '.join(found)}, and this installation has {' and '.join(places)}",
+                hint="auth.db_url decides: with it, the metadata are in a PostgreSQL, which pg_restore restores",
+            )
         for content in manifest.contents:
             _check(archive, content, source)
-        make_folder(metadata.parent)
-        make_folder(journal.parent)
-        with reporting(journal), _workshop(journal) as workshop, _workshop(metadata) as other:
-            homes = {"memtrace.db": other, "journal.db": workshop}
+        for place in places.values():
+            make_folder(place.parent)
+        with reporting(journal), ExitStack() as workshops:
+            homes = {name: workshops.enter_context(_workshop(place)) for name, place in places.items()}
             for name, home in homes.items():
                 with (home / name).open("xb") as file:
                     shutil.copyfileobj(_member(archive, name, source), file, PIECE_BYTES)
-            _bring_to_now(workshop / "journal.db", now)
+            _bring_to_now(homes["journal.db"] / "journal.db", now)
             # The metadata come last: as long as they are missing, nothing looks like a whole installation.
-            for name in ("journal.db", "memtrace.db"):
+            for name in reversed(places):
                 _publish(homes[name] / name, places[name])
     return manifest
+
+
+def _names(metadata: Path | None) -> list[str]:
+    """Return what a backup holds."""
+    return ["journal.db"] if metadata is None else list(SCHEMAS)
 
 
 def _refuse_existing(place: Path) -> None:
@@ -148,6 +164,13 @@ def _copy(metadata: Path, journal: Path, workshop: Path) -> None:
         _copy_one(orgs, metadata, workshop / "memtrace.db")
 
 
+def _copy_journal(journal: Path, workshop: Path) -> None:
+    with reporting(journal):
+        recognise(journal, JOURNAL)
+        with closing(open_existing(journal)), closing(open_reader(journal)) as memories:
+            _copy_one(memories, journal, workshop / "journal.db")
+
+
 def _copy_one(source: apsw.Connection, path: Path, target: Path) -> None:
     with closing(apsw.Connection(str(target))) as copy:
         with copy.backup("main", source, "main") as backup:
@@ -179,7 +202,11 @@ def _manifest(archive: tarfile.TarFile, source: Path) -> Manifest:
         manifest = msgspec.json.decode(_member(archive, MANIFEST, source).read(), type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise StorageUnavailable(f"{source} is not a backup of Memtrace, or is damaged") from None
-    if manifest.format != FORMAT or [content.name for content in manifest.contents] != list(SCHEMAS):
+    if (
+        manifest.format != FORMAT
+        or not manifest.contents
+        or not {one.name for one in manifest.contents} <= {*SCHEMAS}
+    ):
         raise StorageUnavailable(f"{source} is a backup of another version of Memtrace")
     return manifest
 

@@ -69,10 +69,12 @@ class SqliteJournal(SqliteOrderBook):
     ) -> None:
         connection = prepare(open_database(path, JOURNAL, mode))
         with reporting(path):
-            found = connection.execute("SELECT node FROM ledger").fetchone()
+            found = connection.execute("SELECT node, last_time FROM ledger").fetchone()
         if found is None:
             raise StorageUnavailable(f"{path} is damaged (its ledger is empty); restore it from a backup")
         self.node: str = found[0]
+        # When it was opened, it had given no memory a time yet.
+        self.unused: bool = not found[1]
         ledger = Ledger(connection, self.node, clock, dedup or DedupPolicy(), max_bytes)
         self._path = path
         self._clock = clock

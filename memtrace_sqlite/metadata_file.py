@@ -84,14 +84,14 @@ class MetadataFile:
                 ((version,),) = self._watch.execute("SELECT version FROM config_version")
                 self._seen = (data_version, version)
 
-    def known_journals(self) -> set[str]:
-        """Return the node ids of the journals that have belonged to this database."""
+    def known_journals(self) -> dict[str, str | None]:
+        """Return the node ids of the journals that have belonged to this database, all of them in one place."""
         with reporting(self._path):
             found = self._connection.execute("SELECT name FROM meta WHERE name GLOB ?", (JOURNAL_OF + "*",))
-            return {name.removeprefix(JOURNAL_OF) for (name,) in found}
+            return {name.removeprefix(JOURNAL_OF): None for (name,) in found}
 
-    def know_journal(self, node: str) -> None:
-        """Remember that a journal belongs to this database."""
+    def know_journal(self, node: str, place: str | None = None) -> None:
+        """Remember that a journal belongs to this database, wherever it lies: there is one at a time."""
         with reporting(self._path), transaction(self._connection):
             self._connection.execute("INSERT OR IGNORE INTO meta VALUES (?, x'')", (JOURNAL_OF + node,))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 
 from litestar import Response, get
 
+from memtrace_core.errors import StorageUnavailable
 from memtrace_http.endpoints import Endpoint, declare
 from memtrace_http.requests import HttpRequest, services_of, shows_orgs
 from memtrace_http.schemas import HealthAnswer, ReadyAnswer
@@ -16,9 +18,11 @@ from memtrace_http.schemas import HealthAnswer, ReadyAnswer
     opt=declare(Endpoint(summary="Tell that the server is up", permission=None, answers={200: (HealthAnswer,)})),
 )
 async def health(request: HttpRequest) -> HealthAnswer:
-    """Tell that the server is up."""
+    """Tell that the server is up, also while its metadata cannot be read: a restart would not mend that."""
     services = services_of(request)
-    reachable = await services.health.reachable()
+    reachable = {}
+    with suppress(StorageUnavailable):
+        reachable = await services.health.reachable()
     return HealthAnswer("ok", "memtrace", duration(services.uptime), reachable if shows_orgs(request) else {})
 
 

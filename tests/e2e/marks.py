@@ -17,11 +17,16 @@ from e2e.secret_hunt import children, forms
 
 MASTER_MARK = b"memtrace-e2e-key"
 ARC_MARK = b"arc-secret-key-0"
+POSTGRES_MARK = b"postgres-secret-0"
 API_KEY = re.compile(rb"mtk_[A-Za-z0-9_-]{43}")
 
 # The sixteenth byte shares a group of base64 with those that follow the mark.
 _MASTER_TEXT = base64.b64encode(MASTER_MARK[:15])
-_MARKS = {"the master key": forms(MASTER_MARK) | forms(_MASTER_TEXT), "an Arc key": forms(ARC_MARK)}
+_MARKS = {
+    "the master key": forms(MASTER_MARK) | forms(_MASTER_TEXT),
+    "an Arc key": forms(ARC_MARK),
+    "a database's password": forms(POSTGRES_MARK),
+}
 
 # The commands whose promise it is to print an API key, once, on standard output; `serve` does so on its first run
 # and with `--dev`. (`keygen` prints a master key that is nobody's yet, and bears no mark.)

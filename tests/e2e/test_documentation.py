@@ -46,6 +46,8 @@ CANNOT_BE_RUN = {
     "index.md: .venv/bin/memtrace serve --dev": "runs for ever; test_demo_and_dev starts it",
     "metrics.md: pip install '.[otel]'": "installs from a registry",
     "mcp.md: pip install '.[mcp]'": "installs from a registry",
+    "postgresql.md: pip install '.[postgres]'": "installs from a registry",
+    "postgresql.md: memtrace backup /backups/node-1.tar": "needs a PostgreSQL; test_postgres makes such a backup",
     "mcp.md: claude mcp add memtrace --env MEMTRACE_URL=http://": "needs Claude Code; test_mcp_docs reads it",
     "mcp.md: claude mcp add --transport http memtrace http://12": "needs Claude Code; test_mcp_docs reads it",
     "mcp.md: memtrace mcp --http --host 127.0.0.1 --port 9101": "runs for ever; test_mcp starts it",
@@ -111,6 +113,7 @@ def test_every_block_is_in_a_language_that_is_tested() -> None:
     """Drawings have none; what a person would paste has one that a test below takes."""
     tested = {"sh", "python", "json", "yaml", "toml", "ini"}
     of_other_programs = {"nginx", "caddyfile", "haproxy"}  # tests "behind a proxy" have what they mean, or run them
+    of_other_programs |= {"sql"}  # test_postgres runs it
     assert {block.language for block in BLOCKS} <= {*tested, *of_other_programs, DRAWING}
     for block in BLOCKS:
         if block.language == DRAWING:

@@ -11,7 +11,7 @@ from memtrace_sqlite import MasterKey
 
 SERVER = {
     "aiohttp", "httptools", "litestar", "loguru", "memtrace_arc", "memtrace_cli.serve", "memtrace_http",
-    "opentelemetry", "prometheus_client", "uvicorn", "uvloop",
+    "memtrace_postgres", "opentelemetry", "prometheus_client", "psycopg", "uvicorn", "uvloop",
 }  # fmt: skip
 RARE = {"difflib", "getpass", "mcp", "pydantic", "rich", "shutil", "tomllib"}
 

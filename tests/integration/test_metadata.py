@@ -1,6 +1,7 @@
 import asyncio
 import multiprocessing
 import threading
+from datetime import timedelta
 
 import apsw
 import pytest
@@ -44,6 +45,7 @@ def rows(path, sql):
 CHANGES = {
     "an org": lambda repo: repo.create_org(org("org_new")),
     "an org's end": lambda repo: repo.delete_org("org_gone"),
+    "an org's retention": lambda repo: repo.set_retention("org_a", timedelta(days=90)),
     "a binding": lambda repo: repo.bind_instance(instance("org_b")),
     "another binding": lambda repo: repo.rebind_instance(instance(url="http://new.example")),
     "a binding's end": lambda repo: repo.unbind_instance("org_a"),

@@ -5,6 +5,8 @@ import contextlib
 import itertools
 import os
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import psycopg
@@ -15,7 +17,8 @@ from postgres_server import PASSWORD, PostgresServer, new_schema, require, share
 
 from memtrace_core.errors import Conflict, InvalidInput, NotFound, StorageUnavailable, WrongMasterKey
 from memtrace_core.opening import Mode
-from memtrace_postgres import PostgresMetadataRepo, inspect
+from memtrace_postgres import PostgresMetadataRepo, inspect, watch
+from memtrace_postgres.address import Address
 from memtrace_postgres.watch import TRUST_SECONDS
 from memtrace_sqlite import EnvelopeVault, MasterKey
 
@@ -49,7 +52,7 @@ def scenario(number=1, **options):
 
     def decorate(work):
         async def body():
-            async with opened(number=number, **options) as repos:
+            async with asyncio.timeout(60), opened(number=number, **options) as repos:
                 return await work(*repos)
 
         return run(body())
@@ -78,6 +81,12 @@ async def versions_stand(repo):
 
 
 @pytest.fixture
+def no_heartbeat(monkeypatch):
+    """Let nodes ask for nothing by themselves, so that they know only what they are told."""
+    monkeypatch.setattr(watch, "BEAT_SECONDS", 3600)
+
+
+@pytest.fixture
 def own_server():
     """Return a server that a test may stop."""
     server = PostgresServer(require())
@@ -91,10 +100,10 @@ def own_server():
 @pytest.mark.slow
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["by itself", "by another node"])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_when_a_change_returns_every_node_has_taken_note(change, elsewhere):
+def test_when_a_change_returns_every_node_has_taken_note(no_heartbeat, change, elsewhere):
     """After a change of orgs, bindings or keys, made here or there, the very next look shows another version."""
 
-    @scenario(2)
+    @scenario(2, monotonic=Clockwork())
     async def _(server, other):
         await furnished(server)
         await versions_stand(server)
@@ -105,10 +114,10 @@ def test_when_a_change_returns_every_node_has_taken_note(change, elsewhere):
         assert server.version() == after
 
 
-def test_a_revoked_key_is_revoked_on_every_node_when_the_command_returns():
+def test_a_revoked_key_is_revoked_on_every_node_when_the_command_returns(no_heartbeat):
     """No node has to be waited for: of several, each sees another version, and then the revocation."""
 
-    @scenario(4)
+    @scenario(4, monotonic=Clockwork())
     async def _(*nodes):
         await furnished(nodes[0])
         for node in nodes:
@@ -117,6 +126,7 @@ def test_a_revoked_key_is_revoked_on_every_node_when_the_command_returns():
         await nodes[0].revoke_key(api_key().id, START)
         assert all(node.version() != seen for node, seen in zip(nodes, before, strict=True))
         assert {(await node.find_key(api_key().digest)).revoked_at for node in nodes} == {START}
+        assert [node.version() for node in nodes] == [node.version() for node in nodes]
 
 
 @pytest.mark.slow
@@ -237,7 +247,13 @@ def test_without_a_database_nothing_opens_and_no_password_is_told(own_url):
         error = caught.value
         while error is not None:
             assert "pass" not in str(error).replace("password authentication failed", "")
-            error = error.__cause__
+            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def test_no_password_is_told_whatever_an_error_says():
+    """What a library or a server between says is told with the password left out."""
+    address = Address("postgresql://memtrace:pass%23word@127.0.0.1:1/x")
+    assert address.told(psycopg.OperationalError('no "pass#word" here\n\tadvice')) == 'no "***" here'
 
 
 @pytest.fixture
@@ -464,6 +480,37 @@ def test_secrets_sealed_anew_and_a_binding_made_meanwhile_are_both_kept():
         await asyncio.gather(one.reseal(lambda secret: b"fresh " + secret.value), two.bind_instance(bound))
         assert (await one.instance_of("org_a")).sealed_api_key == b"fresh sealed"
         assert (await two.instance_of("org_b")).sealed_api_key in (b"new", b"fresh new")
+
+
+@pytest.mark.slow
+def test_changes_of_many_rows_never_lock_each_other_out():
+    """A binding that is changed while secrets are sealed anew waits before it has touched anything."""
+
+    @scenario()
+    async def _(repo):
+        await furnished(repo)
+        await repo.bind_instance(instance("org_b", sealed_api_key=b"other"))
+        *_, last = await repo.list_instances()
+        changed = instance(last.org_id, id=last.id, url="http://new.example", sealed_api_key=b"new")
+
+        async def rebind():
+            async with opened(schema=repo.address.schema) as (other,):
+                await other.rebind_instance(changed)
+
+        def reseal(secret):
+            if secret.context == last.key_context:
+                rebinding.append(pool.submit(asyncio.run, rebind()))
+                deadline = time.monotonic() + 20
+                while not shared_server().execute("SELECT pid FROM pg_locks WHERE NOT granted"):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.005)
+            return b"fresh " + secret.value
+
+        rebinding = []
+        with ThreadPoolExecutor(1) as pool:
+            assert await repo.reseal(reseal) == 3
+            await asyncio.wrap_future(rebinding[0])
+        assert await repo.get_instance(last.org_id, last.id) == changed
 
 
 # --- texts

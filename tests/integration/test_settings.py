@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from memtrace_cli.settings import Settings, SettingsError, load_settings
+from memtrace_cli.settings import SECRETS, Settings, SettingsError, load_settings
 
 # The table of the published contract: section, key, default, another good value, and values that are not.
 TABLE = [
@@ -21,6 +21,20 @@ TABLE = [
     ("arc", "write_flush_interval_ms", 1000, 0, (-1, 3_600_001, 1.5)),
     ("auth", "enabled", True, False, ("maybe", "", 2)),
     ("auth", "db_path", "./data/memtrace.db", "/var/lib/memtrace/memtrace.db", ("",)),
+    (
+        "auth",
+        "db_url",
+        None,
+        "postgresql://memtrace:p%40ss@db.example:5432/memtrace?sslmode=verify-full",
+        (
+            "",
+            "db.example",
+            "sqlite:///x",
+            "postgresql://u:p@ss@db/x",
+            "postgresql://u:p/ss@db/x",
+            "postgresql://a b/x",
+        ),
+    ),
     ("dedup", "enabled", True, False, ("maybe", "")),
     ("dedup", "window_hours", 24, 87_600, (0, -1, 87_601, 1.5)),
     ("journal", "path", None, "/var/lib/memtrace/queue.db", ("",)),
@@ -150,7 +164,7 @@ def test_a_bad_value_in_the_file_is_named_with_what_is_expected(section, key, va
     message = message_of()
     assert message.startswith(f"memtrace.toml: {section}.{key} is ")
     assert ", expected " in message
-    shown = "a hidden value" if key in ("api_key", "token") else toml(value).replace('"', "'")
+    shown = "a hidden value" if key in SECRETS else toml(value).replace('"', "'")
     assert f" is {shown}, expected" in message
 
 
@@ -162,7 +176,7 @@ def test_a_bad_value_in_a_variable_is_named_with_what_is_expected(section, key, 
     if isinstance(value, bool):
         text = "yes please"
     message = message_of({variable(section, key): text})
-    shown = "a hidden value" if key in ("api_key", "token") else repr(text)
+    shown = "a hidden value" if key in SECRETS else repr(text)
     assert message.startswith(f"{variable(section, key)} is {shown}, expected ")
 
 
