@@ -21,6 +21,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--seconds-per-cycle", type=float, default=0.6, help="the most that traffic lasts")
     parser.add_argument("--workers", type=int, default=1, help="processes of the server; single ones die, too")
+    parser.add_argument(
+        "--forgetting",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="clients forget memories; without, most cycles confirm what they deliver at once",
+    )
     parser.add_argument("--keep", type=Path, help="a folder for all files, which are kept")
     asked = parser.parse_args()
     # Whoever is told to end takes all processes along.
@@ -35,6 +41,7 @@ def main() -> int:
             seed=asked.seed,
             seconds_per_cycle=asked.seconds_per_cycle,
             workers=asked.workers,
+            forgetting=asked.forgetting,
         )
     for violation in result.violations:
         print(violation)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 
-from torture.history import Attempt, Fields, History, Known, Reading, Stored, Table, Violation
+from torture.fates import Birth, Fates, birth_of
+from torture.history import Attempt, Fields, History, Known, Reading, Stored, Violation
 from torture.sent import as_stored, is_as_sent, microseconds
 
 Position = tuple[datetime, str]
@@ -19,6 +20,7 @@ def check(history: History) -> list[Violation]:
     for attempt in history.attempts:
         by_org[attempt.org].append(attempt)
     senders = {_content_key(attempt.sent): attempt.org for attempt in history.attempts}
+    fates = Fates(history.orders)
     owners = {
         attempt.outcome.memory["memory_id"]: attempt.org
         for attempt in history.attempts
@@ -28,11 +30,11 @@ def check(history: History) -> list[Violation]:
         *(
             violation
             for reading in history.readings
-            for violation in _Judge(reading, by_org[reading.org], senders, owners).violations()
+            for violation in _Judge(reading, by_org[reading.org], senders, owners, fates).violations()
         ),
         *order_of_acknowledgement(history.attempts),
         *times_of_the_journal(history.readings),
-        *what_lies_in_arc(history.tables, history.readings),
+        *what_lies_in_arc(history, fates),
     ]
 
 
@@ -50,11 +52,12 @@ class _Judge:
         attempts: Sequence[Attempt],
         senders: Mapping[str, str],
         owners: Mapping[str, str],
+        fates: Fates,
     ) -> None:
         self._org = reading.org
         self._reading = reading
         self._attempts = attempts
-        self._senders, self._owners = senders, owners
+        self._senders, self._owners, self._fates = senders, owners, fates
         self._read = {memory["memory_id"]: memory for memory in reading.memories}
         self._acknowledged = {
             attempt.outcome.memory["memory_id"]: attempt
@@ -64,6 +67,9 @@ class _Judge:
         self._by_content: dict[str, list[Attempt]] = defaultdict(list)
         for attempt in attempts:
             self._by_content[_content_key(attempt.sent)].append(attempt)
+        self._by_sameness: dict[str, list[Attempt]] = defaultdict(list)
+        for attempt in attempts:
+            self._by_sameness[attempt.sameness].append(attempt)
         # Stored, though the answer never came: id → the unanswered attempts that may have brought it.
         self._silent: dict[str, list[Attempt]] = {}
 
@@ -95,9 +101,13 @@ class _Judge:
                 yield self._violation("doubled", f"{memory_id} was answered to two requests")
             if answer["org_id"] != self._org or not is_as_sent(answer, attempt.sent):
                 yield self._violation("altered", f"the answer {answer} to {attempt.sent}")
-            found = self._read.get(memory_id)
+            found, birth = self._read.get(memory_id), birth_of(attempt, memory_id)
             if found is None:
-                yield self._violation("lost", f"{memory_id}, {_shown(answer)}")
+                if not self._fates.may_be_gone(birth):
+                    kind = "overforgotten" if self._fates.any_since(self._org, attempt.began) else "lost"
+                    yield self._violation(kind, f"{memory_id}, {_shown(answer)}")
+            elif self._fates.gone_at(birth) is not None:
+                yield self._violation("resurrected", f"{memory_id}, {_shown(answer)}, is read")
             elif found != answer:
                 yield self._violation("altered", f"{found} was {answer} when it was acknowledged")
 
@@ -115,6 +125,8 @@ class _Judge:
             elif not (exact := [one for one in same_content if is_as_sent(memory, one.sent)]):
                 yield self._violation("altered", f"{memory} was sent as {same_content[0].sent}")
             elif unanswered := [one for one in exact if one.outcome is None]:
+                if all(self._fates.gone_at(birth_of(one, memory_id)) is not None for one in unanswered):
+                    yield self._violation("resurrected", f"{memory_id}, {_shown(memory)}, is read")
                 self._silent[memory_id] = unanswered
             else:
                 yield self._violation("doubled", f"{_shown(memory)} has a second copy under {memory_id}")
@@ -126,8 +138,21 @@ class _Judge:
         for memory_id, (attempt, *_) in self._silent.items():
             self._copies[attempt.sameness].add(memory_id)
         for sameness, ids in self._copies.items():
-            if len(ids) > 1:
-                yield self._violation("doubled", f"{sameness} is stored as {', '.join(sorted(ids))}")
+            for former, latter in pairwise(sorted(ids)):
+                if not self._may_be_stored_again(former, latter):
+                    yield self._violation("doubled", f"{sameness} is stored as {former}, {latter}")
+
+    def _may_be_stored_again(self, former: str, latter: str) -> bool:
+        """Tell whether an order that was given in time has freed a claim, or may have."""
+        first, second = self._source_of(former), self._source_of(latter)
+        born = birth_of(first, former)
+        return self._fates.may_be_gone_before(born, second.ended) or (
+            self._reading.over_arc
+            and self._fates.may_free_the_claims_of_others(born, second.ended, own_key="dedup_key" in second.sent)
+        )
+
+    def _source_of(self, memory_id: str) -> Attempt:
+        return self._acknowledged.get(memory_id) or self._silent[memory_id][0]
 
     def _duplicates(self) -> Iterator[Violation]:
         for attempt in self._attempts:
@@ -136,23 +161,37 @@ class _Judge:
             memory_id = attempt.outcome.memory_id
             first = self._acknowledged.get(memory_id)
             origins = [first] if first else self._silent.get(memory_id, [])
+            if not origins and self._silently_forgotten(attempt):
+                continue
             if not any(one.sameness == attempt.sameness and one.began < attempt.ended for one in origins):
                 yield self._violation("unjustified", f"{_shown(attempt.sent)} is no duplicate of {memory_id}")
+            gone_at = first and self._fates.gone_at(birth_of(first, memory_id))
+            if gone_at is not None and gone_at < attempt.began:
+                yield self._violation("unjustified", f"{_shown(attempt.sent)} is no duplicate: {memory_id} is gone")
+
+    def _silently_forgotten(self, attempt: Attempt) -> bool:
+        """Tell whether a duplicate may be one of a memory that was stored without an answer, and then forgotten."""
+        return any(
+            one.outcome is None
+            and one.sameness == attempt.sameness
+            and one.began < attempt.ended
+            and self._fates.may_be_gone(birth_of(one))
+            for one in self._by_sameness[attempt.sameness]
+        )
 
     def _batches(self) -> Iterator[Violation]:
         """Look at batches without an answer: all of their members were stored, or none."""
         batches: dict[int, list[Attempt]] = defaultdict(list)
-        by_sameness: dict[str, list[Attempt]] = defaultdict(list)
         for attempt in self._attempts:
-            by_sameness[attempt.sameness].append(attempt)
             if attempt.outcome is None:
                 batches[attempt.request].append(attempt)
         for members in batches.values():
             fates: dict[bool, Attempt] = {}
             for member in members if len(members) > 1 else ():
-                others = [one for one in by_sameness[member.sameness] if one.request != member.request]
+                others = [one for one in self._by_sameness[member.sameness] if one.request != member.request]
                 # What was also sent at another time without an answer, or before, says nothing about this one.
-                if all(one.outcome is not None and one.began > member.ended for one in others):
+                sure = all(one.outcome is not None and one.began > member.ended for one in others)
+                if sure and not self._fates.may_be_gone(birth_of(member)):
                     by_others = {
                         one.outcome.memory["memory_id"] for one in others if isinstance(one.outcome, Stored)
                     }
@@ -168,13 +207,21 @@ class _Judge:
         for memory_id in self._read.keys() - followed.keys():
             yield self._violation("skipped", f"the follower never met {memory_id}")
         for memory_id, times in followed.items():
-            if memory_id not in self._read:
+            if memory_id not in self._read and not self._may_be_forgotten(memory_id):
                 kind = "foreign" if self._owners.get(memory_id, self._org) != self._org else "lost"
                 yield self._violation(kind, f"the follower met {memory_id}, which is not there")
             if times > 1:
                 yield self._violation("doubled", f"the follower met {memory_id} {times} times")
-        if followed.keys() == self._read.keys() and list(followed) != list(self._read):
+        still_there = [memory_id for memory_id in followed if memory_id in self._read]
+        if len(still_there) == len(self._read) and still_there != list(self._read):
             yield self._violation("out of order", "the follower met memories in another order")
+
+    def _may_be_forgotten(self, memory_id: str) -> bool:
+        """Tell whether what the follower met may be forgotten; what no answer named may have met any order."""
+        attempt = self._acknowledged.get(memory_id)
+        if attempt is None:
+            return memory_id not in self._owners and self._fates.any_since(self._org, 0)
+        return self._fates.may_be_gone(birth_of(attempt, memory_id))
 
     def _violation(self, kind: str, what: str) -> Violation:
         return Violation(kind, self._org, what)
@@ -207,10 +254,15 @@ def times_of_the_journal(readings: Iterable[Reading]) -> Iterator[Violation]:
                 yield Violation("out of order", reading.org, f"{memory['memory_id']} has the time of {other}")
 
 
-def what_lies_in_arc(tables: Iterable[Table], readings: Iterable[Reading]) -> Iterator[Violation]:
+def what_lies_in_arc(history: History, fates: Fates) -> Iterator[Violation]:
     """Check that Arc holds what its orgs read, what is set aside apart, and nothing else."""
-    by_org = {reading.org: reading for reading in readings}
-    for table in tables:
+    by_org = {reading.org: reading for reading in history.readings}
+    stored = {
+        attempt.outcome.memory["memory_id"]: attempt
+        for attempt in history.attempts
+        if isinstance(attempt.outcome, Stored)
+    }
+    for table in history.tables:
         rows: dict[str, dict[str, Fields]] = {org: {} for org in table.orgs}
         for row in table.rows:
             if row["org_id"] not in rows:
@@ -221,19 +273,37 @@ def what_lies_in_arc(tables: Iterable[Table], readings: Iterable[Reading]) -> It
                 yield Violation("altered", row["org_id"], f"Arc holds two versions of {row['memory_id']}")
         for org, held in rows.items():
             if org in by_org:
-                yield from _arc_of(by_org[org], held)
+                yield from _arc_of(by_org[org], held, stored, fates)
 
 
-def _arc_of(reading: Reading, held: Mapping[str, Fields]) -> Iterator[Violation]:
+def _arc_of(
+    reading: Reading, held: Mapping[str, Fields], stored: Mapping[str, Attempt], fates: Fates
+) -> Iterator[Violation]:
     read = {memory["memory_id"]: memory for memory in reading.memories}
     for memory_id in read.keys() - held.keys() - reading.set_aside:
-        yield Violation("lost", reading.org, f"{memory_id} is read, but does not lie in Arc")
+        kind = "overforgotten" if fates.any_since(reading.org, 0) else "lost"
+        yield Violation(kind, reading.org, f"{memory_id} is read, but does not lie in Arc")
     for memory_id in held.keys() - read.keys():
-        yield Violation("unsent", reading.org, f"{memory_id} lies in Arc, but is not read")
+        attempt = stored.get(memory_id)
+        born = birth_of(attempt, memory_id) if attempt else _seen_in(held[memory_id], reading.org)
+        kind = "resurrected" if fates.may_be_gone(born) else "unsent"
+        yield Violation(kind, reading.org, f"{memory_id} lies in Arc, but is not read")
     for memory_id in held.keys() & read.keys():
         row, memory = held[memory_id], read[memory_id]
         if (row["time"], row["content"]) != (microseconds(memory["time"]), memory["content"]):
             yield Violation("altered", reading.org, f"{memory_id} in Arc is not what is read")
+
+
+def _seen_in(row: Fields, org: str) -> Birth:
+    """Return the birth of a row that no answer named: any time."""
+    return Birth(
+        org=org,
+        memory_id=row["memory_id"],
+        agent=row["agent_id"],
+        session=row["session_id"] or None,
+        began=0,
+        ended=0,
+    )
 
 
 def _content_key(fields: Fields) -> str:

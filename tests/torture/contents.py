@@ -16,6 +16,7 @@ TEXTURES = (
 # Few memories hold it: what Arc has refused once is set aside for ever.
 POISON = "poison"
 EVENTS = ("general", "error", "page_crawled")
+SESSIONS = ("s1", "s2")
 TYPES = ("episodic", "session", "decision", "entity")
 TAGS = ("auth", "a.b", "a-b", "x_y")
 
@@ -41,7 +42,7 @@ class Pen:
         size = rng.choices((1, 40, 400, 20_000), (60, 30, 10, 0.5))[0]
         made: Fields = {"agent_id": self._agent, "content": f"{mark} {self._texture()}" + "é~" * size}
         optional: Fields = {
-            "session_id": rng.choice(("s1", "s2")),
+            "session_id": rng.choice(SESSIONS),
             "memory_type": rng.choice(TYPES),
             "event_type": rng.choice(EVENTS),
             "tags": rng.sample(TAGS, rng.randint(1, 3)),

@@ -34,16 +34,18 @@ class Cycles:
         recorder: takes everything down.
         seconds: how long one cycle's traffic lasts at most.
         seed: of all draws.
+        forgetting: whether clients forget.
     """
 
-    def __init__(self, world: World, recorder: Recorder, seconds: float, seed: int) -> None:
-        self.world, self.recorder = world, recorder
+    def __init__(self, world: World, recorder: Recorder, seconds: float, seed: int, *, forgetting: bool) -> None:
+        self.world, self.recorder, self.forgetting = world, recorder, forgetting
         self.followers = {one.org: Follower() for one in world.orgs}
         self._seconds, self._seed = seconds, seed
 
     async def cycle(self, number: int) -> None:
         """Run one cycle, from the start of what was killed to the next kill."""
-        plan, rng = plan_of(self._seed, number, self._seconds), Random(f"traffic {self._seed}/{number}")
+        plan = plan_of(self._seed, number, self._seconds, forgetting=self.forgetting)
+        rng = Random(f"traffic {self._seed}/{number}")
         self.world.start(settle_seconds=plan.settle_seconds)
         self.world.set_faults()
         self.recorder.server_lives = True
@@ -67,11 +69,15 @@ class Cycles:
         )
 
     async def _look_after(self, one: Inhabitant, reader: Reader, former: int, rng: Random) -> None:
-        """See that after a kill what was acknowledged is there; send again what was not answered; count."""
+        """See that after a kill what was acknowledged is there; send again what was not answered; count, search."""
         recorder, org = self.recorder, one.org
         known = recorder.acknowledged[org]
         for memory in (known[-1], rng.choice(known)) if known else ():
             await self._patiently(reader, partial(same_as_before, reader, memory))
+        for order in recorder.unsure.pop(org, []):
+            await recorder.forget(
+                reader.api, org, memory_id=order.memory_id, agent=order.agent, session=order.session, again=True
+            )
         again = {sameness_of(memory): memory for memory in recorder.unanswered.pop(org, [])}
         if again and rng.random() < 0.5:
             await recorder.post(reader.api, org, list(again.values()))
@@ -79,12 +85,20 @@ class Cycles:
             await asyncio.gather(*(recorder.post(reader.api, org, [memory]) for memory in again.values()))
         agent = _agent(former)
         await self._patiently(reader, partial(self._counts, reader, agent))
+        await self._patiently(reader, partial(self._finds, reader, agent))
 
     async def _counts(self, reader: Reader, agent: str) -> bool:
         found = await reader.get(f"/api/v1/agents/{agent}/stats")
-        expected = len(self.recorder.ids[reader.org, agent])
-        if found is not None and found["memory_count"] != expected:
+        expected = self.recorder.count_of(reader.org, agent)
+        if found is not None and found["memory_count"] not in expected:
             self.recorder.violated("count", reader.org, f"{agent} has {expected}, stats: {found['memory_count']}")
+        return found is not None
+
+    async def _finds(self, reader: Reader, agent: str) -> bool:
+        """Search for an agent's memories; what is forgotten must not be found."""
+        found = await reader.search(agent_id=agent, content_contains=reader.mark, limit=1000)
+        if found is not None and found["count"] not in self.recorder.count_of(reader.org, agent):
+            self.recorder.violated("count", reader.org, f"a search for {agent} finds {found['count']}")
         return found is not None
 
     async def _patiently(self, reader: Reader, look: Callable[[], Awaitable[bool]]) -> None:
@@ -107,7 +121,9 @@ class Cycles:
             for writer in range(WRITERS):
                 own = Random(rng.random())
                 pen = Pen(f"{one.name}.{number}.{writer}", _agent(number), own)
-                tasks.append(asyncio.create_task(write(reader, pen, own, self.recorder, stop)))
+                tasks.append(
+                    asyncio.create_task(write(reader, pen, own, self.recorder, stop, forgetting=self.forgetting))
+                )
         tasks.append(asyncio.create_task(self._lose_a_worker(plan, Random(rng.random()))))
         await self._kill(plan, stop)
         await asyncio.gather(*tasks)

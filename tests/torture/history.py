@@ -23,6 +23,8 @@ KINDS = (
     "status",
     "count",
     "unsettled",
+    "resurrected",
+    "overforgotten",
 )
 
 
@@ -66,13 +68,33 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Stored | Known | None
 
 
+class Order(msgspec.Struct, kw_only=True):
+    """A request to forget one memory, or what an agent or a session has until then.
+
+    `began` and `ended` count as those of attempts do; `ended` is None while it is under way. `answered` tells that
+    the server has said it is forgotten: without an answer it may be.
+    """
+
+    org: str
+    memory_id: str | None = None
+    agent: str | None = None
+    session: str | None = None
+    began: int
+    ended: int | None = None
+    answered: bool = False
+
+
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """What one org saw: everything in the end, oldest first, and the ids that its follower met on the way."""
+    """What one org saw: everything in the end, oldest first, and the ids that its follower met on the way.
+
+    `over_arc` tells that its memories end up in Arc.
+    """
 
     org: str
     memories: Sequence[Fields]
     followed: Sequence[str]
     set_aside: frozenset[str] = frozenset()
+    over_arc: bool = True
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,9 +110,16 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     attempts: Sequence[Attempt]
     readings: Sequence[Reading]
     tables: Sequence[Table] = ()
+    orders: Sequence[Order] = ()
 
 
-def summed_up(seed: int, cycles: int, attempts: Sequence[Attempt], violations: Sequence[Violation]) -> str:
+def summed_up(
+    seed: int,
+    cycles: int,
+    attempts: Sequence[Attempt],
+    violations: Sequence[Violation],
+    orders: Sequence[Order] = (),
+) -> str:
     """Return the one line that tells how a run went."""
     acknowledged = sum(isinstance(attempt.outcome, Stored) for attempt in attempts)
     duplicates = sum(isinstance(attempt.outcome, Known) for attempt in attempts)
@@ -98,5 +127,6 @@ def summed_up(seed: int, cycles: int, attempts: Sequence[Attempt], violations: S
     kinds = ", ".join(f"{kind} {found[kind]}" for kind in KINDS)
     return (
         f"seed {seed}, cycles {cycles}, acknowledged {acknowledged}, duplicates answered {duplicates}, "
-        f"unanswered {len(attempts) - acknowledged - duplicates}: {kinds}"
+        f"unanswered {len(attempts) - acknowledged - duplicates}: {kinds}; "
+        f"orders to forget answered {sum(order.answered for order in orders)} of {len(orders)}"
     )

@@ -13,6 +13,7 @@ from torture.history import Fields
 from torture.recorder import Recorder
 
 LIST = "/api/v1/memories"
+SEARCH = "/api/v1/search"
 PAGE = 40
 AWAY = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 
@@ -34,10 +35,18 @@ class Reader:
         self.api = api
         self._over_arc = over_arc
 
-    async def get(self, path: str, **parameters: Any) -> Fields | None:
-        """Return an answer; None if the server was killed, or the org's Arc is away."""
+    async def get(self, path: str, *, of: Fields | None = None, **parameters: Any) -> Fields | None:
+        """Return an answer; None if the server was killed, its Arc is away, or what it is `of` is forgotten."""
+        return await self._ask("GET", path, of, params=parameters)
+
+    async def search(self, **filters: Any) -> Fields | None:
+        """Return what a search finds, as `get` does."""
+        return await self._ask("POST", SEARCH, None, json=filters)
+
+    async def _ask(self, method: str, path: str, of: Fields | None, **body: Any) -> Fields | None:
+        asked = self.recorder.moment()
         try:
-            async with self.api.get(path, params=parameters) as response:
+            async with self.api.request(method, path, **body) as response:
                 answer: Fields = msgspec.json.decode(await response.read())
         except TimeoutError:
             self.recorder.violated("status", self.org, f"{path} was not answered in time")
@@ -46,12 +55,23 @@ class Reader:
             self.recorder.broken(self.org, path, error)
             return None
         if response.status == HTTPStatus.OK:
+            self._look_for_the_forgotten(path, answer, asked)
             return answer
         if response.status == HTTPStatus.NOT_FOUND:
+            if of is not None and self.recorder.may_be_gone(of):
+                return None
             self.recorder.violated("lost", self.org, f"{path} is not found")
         elif not (self._over_arc and response.status in AWAY):
             self.recorder.violated("status", self.org, f"{path} was answered {response.status}: {answer}")
         return None
+
+    def _look_for_the_forgotten(self, path: str, answer: Fields, asked: int) -> None:
+        shown = [answer] if "memory_id" in answer else [*answer.get("memories", ()), *answer.get("results", ())]
+        for memory in shown:
+            if self.recorder.must_be_gone(self.org, memory["memory_id"], asked):
+                self.recorder.violated(
+                    "resurrected", self.org, f"{path} shows {memory['memory_id']}, forgotten before"
+                )
 
     async def everything(self) -> list[Fields] | None:
         """Return all memories, oldest first, read from the newest on; None if a page could not be had."""
@@ -70,7 +90,8 @@ class Reader:
 class Follower:
     """Follows an org's memories from the first on, over restarts; on its last page it waits for more.
 
-    What it has met may only ever be followed by more: a page that it has seen begins the same way for ever.
+    What it has met may only ever be followed by more: a page that it has seen begins the same way for ever, what is
+    forgotten of it apart.
     """
 
     def __init__(self) -> None:
@@ -87,8 +108,10 @@ class Follower:
             return False
         memories = answer["memories"]
         self._compare(memories, reader)
-        for memory in memories[len(self._page) :]:
-            self._meet(memory, reader)
+        seen = {memory["memory_id"] for memory in self._page}
+        for memory in memories:
+            if memory["memory_id"] not in seen:
+                self._meet(memory, reader)
         self._page = memories
         if answer["has_more"]:
             self._cursor, self._page = answer["next_cursor"], []
@@ -99,6 +122,8 @@ class Follower:
             return
         now, before = ({memory["memory_id"]: memory for memory in page} for page in (memories, self._page))
         for gone in before.keys() - now.keys():
+            if reader.recorder.may_be_gone(before[gone]):
+                continue
             reader.recorder.violated("lost", reader.org, f"the follower met {gone}, and then not again")
         for memory_id in now.keys() & before.keys():
             if now[memory_id] != before[memory_id]:

@@ -1,4 +1,4 @@
-"""Sends memories, and writes down what was answered."""
+"""Sends memories and orders to forget them, and writes down what was answered."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import aiohttp
 import msgspec
 
 from torture.contents import sameness_of
-from torture.history import Attempt, Fields, Known, Stored, Violation
+from torture.fates import Birth, Fates, birth_of
+from torture.history import Attempt, Fields, Known, Order, Stored, Violation
 
 PATH = "/api/v1/memories"
 _JSON = {"content-type": "application/json"}
 
 
 class Recorder:
-    """The record of all posts of a run."""
+    """The record of all posts and orders of a run."""
 
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
@@ -29,13 +30,19 @@ class Recorder:
         self.unanswered: dict[str, list[Fields]] = defaultdict(list)
         # Org and agent → the ids of all the agent's memories that an answer named.
         self.ids: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self.orders: list[Order] = []
+        self.fates = Fates()
+        # Org and id → when a memory was stored that an answer named.
+        self.births: dict[tuple[str, str], Birth] = {}
+        # Org → the orders that were never answered.
+        self.unsure: dict[str, list[Order]] = defaultdict(list)
         self._moments = itertools.count()
         self._requests = itertools.count()
 
     async def post(self, api: aiohttp.ClientSession, org: str, memories: Sequence[Fields]) -> bool:
         """Send one memory alone, or several as a batch; tell whether there was an answer."""
         body: object = memories[0] if len(memories) == 1 else {"memories": memories}
-        began = next(self._moments)
+        began = self.moment()
         outcomes: Sequence[Stored | Known | None] = [None] * len(memories)
         try:
             async with api.post(PATH, data=msgspec.json.encode(body), headers=_JSON) as response:
@@ -45,21 +52,92 @@ class Recorder:
             self.violated("status", org, "a post was not answered in time")
         except (aiohttp.ClientError, OSError) as error:
             self.broken(org, "a post", error)
-        ended, request = next(self._moments), next(self._requests)
+        ended, request = self.moment(), next(self._requests)
         for memory, outcome in zip(memories, outcomes, strict=True):
-            self.attempts.append(
-                Attempt(
-                    org=org,
-                    request=request,
-                    sent=memory,
-                    sameness=sameness_of(memory),
-                    began=began,
-                    ended=ended,
-                    outcome=outcome,
-                )
+            attempt = Attempt(
+                org=org,
+                request=request,
+                sent=memory,
+                sameness=sameness_of(memory),
+                began=began,
+                ended=ended,
+                outcome=outcome,
             )
-            self._remember(org, memory, outcome)
+            self.attempts.append(attempt)
+            self._remember(attempt)
         return None not in outcomes
+
+    async def forget(
+        self,
+        api: aiohttp.ClientSession,
+        org: str,
+        *,
+        memory_id: str | None = None,
+        agent: str | None = None,
+        session: str | None = None,
+        again: bool = False,
+    ) -> bool:
+        """Give one order, for a memory, an agent or a session; tell whether there was an answer.
+
+        A memory that is not there is in order only if it may be forgotten already, as one is that is forgotten
+        `again`.
+        """
+        order = Order(org=org, memory_id=memory_id, agent=agent, session=session, began=self.moment())
+        birth = self.births.get((org, memory_id)) if memory_id else None
+        gone_before = again or (birth is not None and self.fates.may_be_gone(birth))
+        self.orders.append(order)
+        self.fates.add(order)
+        status = None
+        try:
+            async with api.delete(_path_of(order)) as response:
+                answer = await response.read()
+                status = response.status
+        except TimeoutError:
+            self.violated("status", org, "an order to forget was not answered in time")
+        except (aiohttp.ClientError, OSError) as error:
+            self.broken(org, "an order to forget", error)
+        order.ended = self.moment()
+        order.answered = status in (HTTPStatus.OK, HTTPStatus.NOT_FOUND)
+        if status is None:
+            self.unsure[org].append(order)
+        elif status == HTTPStatus.NOT_FOUND and gone_before:
+            pass
+        elif status != HTTPStatus.OK:
+            self.violated("status", org, f"the order to forget {_path_of(order)} got {status}: {answer!r}")
+        return status is not None
+
+    def moment(self) -> int:
+        """Return the number of this moment, greater than that of all before it."""
+        return next(self._moments)
+
+    def must_be_gone(self, org: str, memory_id: str, since: int) -> bool:
+        """Tell whether a memory was forgotten before a moment, so that no later question may show it."""
+        birth = self.births.get((org, memory_id))
+        gone_at = birth and self.fates.gone_at(birth)
+        return gone_at is not None and gone_at < since
+
+    def may_be_gone(self, memory: Fields) -> bool:
+        """Tell whether a memory that was seen may be forgotten by now."""
+        org, memory_id = memory["org_id"], memory["memory_id"]
+        birth = self.births.get((org, memory_id)) or Birth(
+            org=org,
+            memory_id=memory_id,
+            agent=memory["agent_id"],
+            session=memory.get("session_id"),
+            began=0,
+            ended=0,
+        )
+        return self.fates.may_be_gone(birth)
+
+    def count_of(self, org: str, agent: str) -> range:
+        """Return how many memories an agent may have."""
+        surely = perhaps = 0
+        for memory_id in self.ids[org, agent]:
+            birth = self.births[org, memory_id]
+            if self.fates.gone_at(birth) is None:
+                perhaps += 1
+                surely += not self.fates.may_be_gone(birth)
+        return range(surely, perhaps + 1)
 
     def broken(self, org: str, what: str, error: Exception) -> None:
         """Take note of a broken connection: that is in order only when the server was killed."""
@@ -88,11 +166,23 @@ class Recorder:
             return [None] * len(memories)
         return [known.get(index) or next(stored) for index in range(len(memories))]
 
-    def _remember(self, org: str, sent: Fields, outcome: Stored | Known | None) -> None:
+    def _remember(self, attempt: Attempt) -> None:
+        org, sent, outcome = attempt.org, attempt.sent, attempt.outcome
         if outcome is None:
             self.unanswered[org].append(sent)
-        elif isinstance(outcome, Stored):
+            return
+        if isinstance(outcome, Stored):
             self.acknowledged[org].append(outcome.memory)
-            self.ids[org, sent["agent_id"]].add(outcome.memory["memory_id"])
+            memory_id = outcome.memory["memory_id"]
+            self.births[org, memory_id] = birth_of(attempt, memory_id)
         else:
-            self.ids[org, sent["agent_id"]].add(outcome.memory_id)
+            memory_id = outcome.memory_id
+            self.births.setdefault((org, memory_id), birth_of(attempt, memory_id))
+        self.ids[org, sent["agent_id"]].add(memory_id)
+
+
+def _path_of(order: Order) -> str:
+    if order.memory_id is not None:
+        return f"{PATH}/{order.memory_id}"
+    kind, name = ("agents", order.agent) if order.agent is not None else ("sessions", order.session)
+    return f"/api/v1/{kind}/{name}/memories"

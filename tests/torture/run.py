@@ -12,7 +12,8 @@ from e2e.processes import eventually
 
 from torture.checks import check
 from torture.cycle import Cycles
-from torture.history import Attempt, History, Reading, Table, Violation, summed_up
+from torture.history import Attempt, History, Order, Reading, Table, Violation, summed_up
+from torture.plan import SETTLE_SECONDS
 from torture.recorder import Recorder
 from torture.world import World
 
@@ -26,25 +27,30 @@ class Result:
     seed: int
     cycles: int
     attempts: list[Attempt]
+    orders: list[Order]
     violations: list[Violation]
     set_aside: int
 
     def __str__(self) -> str:
-        return summed_up(self.seed, self.cycles, self.attempts, self.violations)
+        return summed_up(self.seed, self.cycles, self.attempts, self.violations, self.orders)
 
 
-def run(folder: Path, *, cycles: int, seed: int, seconds_per_cycle: float, workers: int = 1) -> Result:
+def run(
+    folder: Path, *, cycles: int, seed: int, seconds_per_cycle: float, workers: int = 1, forgetting: bool = True
+) -> Result:
     """Run so many cycles in a folder; the first one that shows a violation is the last."""
     world, recorder = World(folder, Random(seed), workers), Recorder()
     with world.living():
-        course = Cycles(world, recorder, seconds_per_cycle, seed)
+        course = Cycles(world, recorder, seconds_per_cycle, seed, forgetting=forgetting)
         done = asyncio.run(_cycles(course, recorder, cycles))
         _make_peace(course, world, recorder)
         set_aside = frozenset(world.set_aside())
         readings = asyncio.run(_read_all(course, world, set_aside))
-        history = History(attempts=recorder.attempts, readings=readings, tables=_tables(world))
+        history = History(
+            attempts=recorder.attempts, readings=readings, tables=_tables(world), orders=recorder.orders
+        )
     violations = [*recorder.violations, *check(history)]
-    return Result(seed, done, recorder.attempts, violations, len(set_aside))
+    return Result(seed, done, recorder.attempts, recorder.orders, violations, len(set_aside))
 
 
 async def _cycles(course: Cycles, recorder: Recorder, most: int) -> int:
@@ -56,15 +62,16 @@ async def _cycles(course: Cycles, recorder: Recorder, most: int) -> int:
 
 
 def _make_peace(course: Cycles, world: World, recorder: Recorder) -> None:
-    """Start the server afresh, without faults, and wait until all that was delivered is confirmed."""
+    """Start the server afresh, without faults, and wait until all is confirmed, and forgotten in Arc as well."""
     course.end_server()
-    world.start(settle_seconds=0)
+    world.start(settle_seconds=SETTLE_SECONDS if course.forgetting else 0)
     world.set_faults()
     recorder.server_lives = True
     try:
-        eventually(lambda: not world.waiting(), within=PEACE_SECONDS)
+        eventually(lambda: not world.waiting() and not world.orders(), within=PEACE_SECONDS)
     except AssertionError:
-        recorder.violated("unsettled", "all", f"{world.waiting()} memories are not confirmed in {PEACE_SECONDS} s")
+        left = f"{world.waiting()} memories are not confirmed and {world.orders()} orders to forget not done"
+        recorder.violated("unsettled", "all", f"{left} in {PEACE_SECONDS} s")
 
 
 async def _read_all(course: Cycles, world: World, set_aside: frozenset[str]) -> list[Reading]:
@@ -80,7 +87,15 @@ async def _read_all(course: Cycles, world: World, set_aside: frozenset[str]) -> 
                 course.recorder.violated("status", one.org, "it cannot be read in peace")
                 continue
             followed = [memory["memory_id"] for memory in follower.met]
-            readings.append(Reading(org=one.org, memories=memories, followed=followed, set_aside=set_aside))
+            readings.append(
+                Reading(
+                    org=one.org,
+                    memories=memories,
+                    followed=followed,
+                    set_aside=set_aside,
+                    over_arc=one.place is not None,
+                )
+            )
     return readings
 
 

@@ -1,4 +1,4 @@
-"""What the clients of one org do: post, repeat themselves, race each other, read what they wrote, and follow."""
+"""What the clients of one org do: post, repeat themselves, race each other, forget, look back, and follow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from random import Random
 
 import aiohttp
 
-from torture.contents import Pen
+from torture.contents import SESSIONS, Pen
 from torture.history import Fields
 from torture.reading import Follower, Reader
 from torture.recorder import Recorder
@@ -16,10 +16,17 @@ MOST_REQUESTS = 12
 PACE_SECONDS = 0.05
 
 
-async def write(reader: Reader, pen: Pen, rng: Random, recorder: Recorder, stop: asyncio.Event) -> None:
-    """Post as one client, one request after the other, until there is no answer or it is time to stop."""
+async def write(
+    reader: Reader, pen: Pen, rng: Random, recorder: Recorder, stop: asyncio.Event, *, forgetting: bool
+) -> None:
+    """Post as one client, one request after the other, until there is no answer or it is time to stop.
+
+    One that is `forgetting` gives orders to forget in between.
+    """
     org = reader.org
     acts = {_single: 45, _batch: 15, _race: 20, _repeat: 15, _look_back: 5}
+    if forgetting:
+        acts |= {_forget_one: 10, _forget_broadly: 2}
     for _ in range(MOST_REQUESTS):
         (act,) = rng.choices(list(acts), list(acts.values()))
         if stop.is_set() or not await act(reader.api, org, pen, rng, recorder):
@@ -37,10 +44,10 @@ async def follow(reader: Reader, follower: Follower, stop: asyncio.Event) -> Non
 
 async def same_as_before(reader: Reader, memory: Fields) -> bool:
     """Read an acknowledged memory by its id; false if there was no answer to judge."""
-    found = await reader.get(f"/api/v1/memories/{memory['memory_id']}")
+    found = await reader.get(f"/api/v1/memories/{memory['memory_id']}", of=memory)
     if found is not None and found != memory:
         reader.recorder.violated("altered", reader.org, f"{found} was {memory} when it was acknowledged")
-    return found is not None
+    return found is not None or reader.recorder.may_be_gone(memory)
 
 
 async def _single(api: aiohttp.ClientSession, org: str, pen: Pen, rng: Random, recorder: Recorder) -> bool:
@@ -74,6 +81,27 @@ async def _look_back(api: aiohttp.ClientSession, org: str, pen: Pen, rng: Random
     """Post under a caller's key that was used before, with another content."""
     keyed = [memory for memory in recorder.acknowledged[org][-200:] if memory["dedup_key"].startswith("key ")]
     return await recorder.post(api, org, [pen.twin(rng.choice(keyed)) if keyed else pen.memory()])
+
+
+async def _forget_one(api: aiohttp.ClientSession, org: str, pen: Pen, rng: Random, recorder: Recorder) -> bool:
+    """Forget what was stored lately or long ago, and often store the same again at once."""
+    known = recorder.acknowledged[org]
+    if not known:
+        return await _single(api, org, pen, rng, recorder)
+    memory = rng.choice(known[-20:] if rng.random() < 0.5 else known)
+    if not await recorder.forget(api, org, memory_id=memory["memory_id"]):
+        return False
+    return rng.random() < 0.5 or await recorder.post(api, org, [as_sent_again(memory)])
+
+
+async def _forget_broadly(api: aiohttp.ClientSession, org: str, pen: Pen, rng: Random, recorder: Recorder) -> bool:
+    """Forget all of an agent or of a session, whoever writes there meanwhile."""
+    known = recorder.acknowledged[org]
+    if not known:
+        return await _single(api, org, pen, rng, recorder)
+    if rng.random() < 0.3:
+        return await recorder.forget(api, org, session=rng.choice(SESSIONS))
+    return await recorder.forget(api, org, agent=rng.choice(known[-300:])["agent_id"])
 
 
 def as_sent_again(memory: Fields) -> Fields:

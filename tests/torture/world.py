@@ -87,7 +87,7 @@ class World:
             database, measurement = place
             self.deployment.done(
                 "org", "add-arc", tenant.org_id, "--url", self.arc.url, "--api-key", "-",
-                "--database", database, "--measurement", measurement, stdin=self.arc.write_token + "\n",
+                "--database", database, "--measurement", measurement, stdin=self.arc.admin_token + "\n",
             )  # fmt: skip
         return Inhabitant(name, tenant, place)
 
@@ -151,6 +151,10 @@ class World:
     def waiting(self) -> int:
         """Return how many memories are in the journal, those set aside apart."""
         return int(self._journal(f"SELECT count(*) FROM journal WHERE state <> {SET_ASIDE}")[0][0])
+
+    def orders(self) -> int:
+        """Return how many orders to forget are not done."""
+        return int(self._journal("SELECT count(*) FROM forget_orders WHERE done_at IS NULL")[0][0])
 
     def set_aside(self) -> set[str]:
         """Return the ids of all memories that are set aside."""

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from torture.checks import check
 from torture.contents import sameness_of
-from torture.history import Attempt, Fields, History, Known, Reading, Stored, Table, summed_up
+from torture.history import Attempt, Fields, History, Known, Order, Reading, Stored, Table, summed_up
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -67,9 +67,16 @@ def row(number: int, org: str = OURS, **changes: Any) -> Fields:
     return {**made, "time": (START - EPOCH) // timedelta(microseconds=1) + number, "session_id": None, **changes}
 
 
-def found(attempts: list[Attempt], *readings: Reading, tables: tuple[Table, ...] = ()) -> list[str]:
+def order(at: int, *, answered: bool = True, **what: Any) -> Order:
+    """Return an order of ours to forget, given at a moment when nothing else happened."""
+    return Order(org=OURS, began=2 * at, ended=2 * at + 1, answered=answered, **what)
+
+
+def found(
+    attempts: list[Attempt], *readings: Reading, tables: tuple[Table, ...] = (), orders: tuple[Order, ...] = ()
+) -> list[str]:
     """Return the kinds of the violations in a history."""
-    history = History(attempts=attempts, readings=readings, tables=tables)
+    history = History(attempts=attempts, readings=readings, tables=tables, orders=orders)
     return [violation.kind for violation in check(history)]
 
 
@@ -265,11 +272,108 @@ def test_what_is_set_aside_need_not_lie_in_arc() -> None:
     assert found([stored(1)], aside, tables=(Table(orgs=frozenset({OURS}), rows=[]),)) == []
 
 
+BY_ID, BY_AGENT, BY_SESSION = {"memory_id": memory(1)["memory_id"]}, {"agent": "ada"}, {"session": "s1"}
+
+
+@pytest.mark.parametrize("what", [BY_ID, BY_AGENT])
+def test_a_forgotten_memory_that_is_read_is_resurrected(what: Fields) -> None:
+    """What was acknowledged before an order that was answered must not be there; without an answer it may be."""
+    assert found([stored(1)], reading(memory(1)), orders=(order(2, **what),)) == ["resurrected"]
+    assert found([stored(1)], reading(memory(1)), orders=(order(2, answered=False, **what),)) == []
+
+
+@pytest.mark.parametrize("what", [BY_ID, BY_AGENT])
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_forgotten_memory_is_not_lost(what: Fields, answered: bool) -> None:
+    """It may be missing as soon as an order was given, and its follower may have met it."""
+    met = reading(followed=[memory(1)["memory_id"]])
+    table = Table(orgs=frozenset({OURS}), rows=[])
+    assert found([stored(1)], met, tables=(table,), orders=(order(2, answered=answered, **what),)) == []
+
+
+@pytest.mark.parametrize(
+    "what", [{"memory_id": memory(2)["memory_id"]}, {"agent": "bob"}, BY_SESSION, {**BY_AGENT, **BY_SESSION}]
+)
+def test_a_memory_that_an_order_does_not_name_is_overforgotten(what: Fields) -> None:
+    """An order takes what it names and nothing else."""
+    assert found([stored(1)], reading(), orders=(order(2, **what),)) == ["overforgotten"]
+
+
+def test_what_is_stored_after_an_order_stays() -> None:
+    """An order that was answered before a memory was sent is no excuse; one that was under way is."""
+    assert found([stored(2)], reading(), orders=(order(1, **BY_AGENT),)) == ["lost"]
+    under_way = Order(org=OURS, began=0, ended=9, answered=True, **BY_AGENT)
+    assert found([stored(2)], reading(), orders=(under_way,)) == []
+    assert found([stored(2)], reading(memory(2)), orders=(under_way,)) == []
+
+
+def test_another_orgs_order_is_no_excuse() -> None:
+    """Each org forgets its own."""
+    theirs = Order(org=THEIRS, began=4, ended=5, answered=True, **BY_AGENT)
+    assert found([stored(1)], reading(), orders=(theirs,)) == ["lost"]
+
+
+def test_a_memory_that_was_stored_without_an_answer_and_forgotten_is_resurrected_as_well() -> None:
+    """Whichever attempt has stored it, it was before the order."""
+    assert found([attempt(1, 1, None)], reading(memory(1)), orders=(order(2, **BY_AGENT),)) == ["resurrected"]
+
+
+def test_what_is_forgotten_must_not_lie_in_arc() -> None:
+    """Readers may be kept from seeing it, and yet it is to be deleted."""
+    table = Table(orgs=frozenset({OURS}), rows=[row(1)])
+    assert found([stored(1)], reading(), tables=(table,), orders=(order(2, **BY_ID),)) == ["resurrected"]
+
+
+def test_what_arc_has_lost_beside_an_order_is_overforgotten() -> None:
+    """A deletion that takes a neighbour is seen in Arc."""
+    table = Table(orgs=frozenset({OURS}), rows=[row(1)])
+    kinds = found(
+        [stored(1), stored(2), stored(3)],
+        reading(memory(1), memory(2)),
+        tables=(table,),
+        orders=(order(4, memory_id=memory(3)["memory_id"]),),
+    )
+    assert kinds == ["overforgotten"]
+
+
+def test_the_same_may_be_stored_again_after_an_order_and_not_before() -> None:
+    """Forgetting a memory frees its claim; what was stored twice before that is doubled all the same."""
+    again = attempt(1, 4, Stored(memory(4, content=memory(1)["content"])))
+    copy = again.outcome.memory
+    assert found([stored(1), again], reading(copy), orders=(order(2, **BY_ID),)) == []
+    assert found([stored(1), again], reading(copy), orders=(order(5, **BY_ID),)) == ["doubled"]
+
+
+def test_a_copy_of_what_is_kept_may_be_stored_beside_an_order_that_only_arc_can_tell_apart() -> None:
+    """An order for a session frees claims until Arc has named its memories; the embedded store knows them."""
+    again = attempt(1, 4, Stored(memory(4, content=memory(1)["content"])))
+    both = reading(memory(1), again.outcome.memory)
+    embedded = msgspec.structs.replace(both, over_arc=False)
+    assert found([stored(1), again], both, orders=(order(2, **BY_SESSION),)) == []
+    assert found([stored(1), again], both, orders=(order(2, agent="bob"),)) == ["doubled"]
+    assert found([stored(1), again], embedded, orders=(order(2, **BY_SESSION),)) == ["doubled"]
+
+
+def test_a_duplicate_of_what_is_forgotten_is_unjustified() -> None:
+    """The claim ends with the memory."""
+    assert found([stored(1), known(1, 3)], reading(), orders=(order(2, **BY_ID),)) == ["unjustified"]
+    assert found([stored(1), known(1, 2)], reading(), orders=(order(3, **BY_ID),)) == []
+
+
+def test_a_batch_of_which_an_order_may_have_taken_a_part_is_not_torn() -> None:
+    """What is missing may have been forgotten."""
+    members = [attempt(1, 1, None), attempt(2, 1, None, sent=sent(2, agent_id="bob"))]
+    bobs = memory(2, agent_id="bob")
+    assert found(members, reading(bobs), orders=(order(2, **BY_AGENT),)) == []
+    assert found(members, reading(bobs)) == ["torn"]
+
+
 def test_the_line_counts_answers_and_violations() -> None:
     """One line tells the seed, the cycles, what was answered, and how much of each kind went wrong."""
     attempts = [stored(1), stored(2), known(1, 3), attempt(4, 4, None)]
     violations = check(History(attempts=attempts, readings=[reading(memory(1))]))
-    line = summed_up(7, 3, attempts, violations)
+    line = summed_up(7, 3, attempts, violations, [order(5, **BY_ID), order(6, answered=False, **BY_ID)])
     assert line.startswith(
         "seed 7, cycles 3, acknowledged 2, duplicates answered 1, unanswered 1: lost 1, doubled 0"
     )
+    assert line.endswith("orders to forget answered 1 of 2")
