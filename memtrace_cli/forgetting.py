@@ -10,10 +10,10 @@ from cyclopts import Parameter
 
 from memtrace_cli import output
 from memtrace_cli.admin import administer
+from memtrace_cli.times import typed_bound, typed_duration
 from memtrace_core import ArcInstance, NotFound, Org, Services
 from memtrace_core.forgetting import Reach
 from memtrace_core.forgotten import ForgetOrder, Forgotten
-from memtrace_core.timewindow import parse_bound, parse_duration
 
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 Yes = Annotated[bool, Parameter(name="--yes", alias="-y", negative=(), help="Do not ask.")]
@@ -54,8 +54,8 @@ def forget(
 
     async def work(services: Services) -> ForgetOrder:
         org = await services.tenants.get_org(org_id)
-        bound = before and parse_bound(before, field="before", now=services.clock.now())
-        what = services.forgetting.scope(agent_id=agent, session_id=session, before=bound or None)
+        bound = typed_bound(before, "--before", services.clock.now())
+        what = services.forgetting.scope(agent_id=agent, session_id=session, before=bound)
         if not yes and not sys.stdin.isatty():
             raise output.Misused("forgetting memories needs --yes where there is no terminal")
         reach = await services.forgetting.reach(org_id, what)
@@ -63,7 +63,7 @@ def forget(
         output.note(_told(reach))
         if not yes and not output.confirm("Forget them?"):
             raise output.Aborted("nothing was forgotten")
-        return await services.forgetting.order(org_id, agent_id=agent, session_id=session, before=bound or None)
+        return await services.forgetting.order(org_id, agent_id=agent, session_id=session, before=bound)
 
     order = administer(work)
     if as_json:
@@ -91,7 +91,7 @@ def set_retention(org_id: str, retention: str, /, *, yes: Yes = False, as_json: 
     retention
         How long: 12h, 90d, 52w; none keeps them for ever.
     """
-    wanted = None if retention == "none" else parse_duration(retention, field="retention")
+    wanted = None if retention == "none" else typed_duration(retention, "retention")
 
     async def work(services: Services) -> Org:
         org = await services.tenants.get_org(org_id)

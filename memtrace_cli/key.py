@@ -9,8 +9,8 @@ from cyclopts import App, Parameter
 
 from memtrace_cli import output
 from memtrace_cli.admin import administer
+from memtrace_cli.times import typed_duration
 from memtrace_core import APIKey, Permission, Services
-from memtrace_core.timewindow import parse_duration
 
 app = App(name="key")
 
@@ -37,7 +37,7 @@ def create(
         How long the key is good: 24h, 90d, 52w; for ever if not given.
     """
     granted = Permission.parse(permissions)
-    lifetime = None if expires is None else parse_duration(expires, field="--expires")
+    lifetime = None if expires is None else typed_duration(expires, "--expires")
     _show_new(
         administer(lambda services: services.tenants.create_key(org, name, granted, lifetime=lifetime)), as_json
     )
@@ -60,8 +60,8 @@ def rotate(key_id: str, /, *, overlap: str = "24h", expires: str | None = None, 
     expires
         How long the fresh key is good; as long as the old one was to be if not given.
     """
-    grace = parse_duration(overlap, field="--overlap")
-    lifetime = None if expires is None else parse_duration(expires, field="--expires")
+    grace = typed_duration(overlap, "--overlap")
+    lifetime = None if expires is None else typed_duration(expires, "--expires")
     _show_new(administer(lambda services: services.tenants.rotate_key(key_id, grace, lifetime=lifetime)), as_json)
     output.note(f"the old key works for another {overlap}; `memtrace key revoke {key_id}` ends it now")
 

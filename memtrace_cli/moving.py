@@ -16,13 +16,12 @@ from memtrace_cli import output
 from memtrace_cli.admin import administer
 from memtrace_cli.export_file import appending, lines_of, opened, told_of
 from memtrace_cli.progress import Show, progress
+from memtrace_cli.times import typed_bound
 from memtrace_core import Services
-from memtrace_core.errors import InvalidInput
 from memtrace_core.export_lines import encode_line
 from memtrace_core.exporting import Behind
 from memtrace_core.importing import Imported
 from memtrace_core.model import Memory
-from memtrace_core.timewindow import parse_bound
 
 MOST_TOLD = 20
 
@@ -63,7 +62,7 @@ def export(
 
     async def work(services: Services) -> None:
         now = services.clock.now()
-        begin, end = _bound(since, "since", now), _bound(until, "until", now)
+        begin, end = typed_bound(since, "--since", now), typed_bound(until, "--until", now)
 
         async def write_all(write: Write, behind: Behind | None) -> None:
             with progress("Exporting", shown=append is not None or not sys.stdout.isatty()) as show:
@@ -183,10 +182,3 @@ class _Counted:
 
     def show(self, show: Show, so_far: Imported) -> None:
         show(min(1.0, self._read / self._size) if self._size else None, so_far.stored + so_far.present)
-
-
-def _bound(text: str | None, field: str, now: datetime) -> datetime | None:
-    try:
-        return None if text is None else parse_bound(text, field=field, now=now)
-    except InvalidInput as error:
-        raise output.Misused(f"--{error}") from None

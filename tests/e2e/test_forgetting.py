@@ -62,7 +62,9 @@ def test_an_order_needs_no_server(deployment: Deployment) -> None:
         ((), 2, "give at least one of --agent, --session, --before"),
         (("--agent", "ada"), 2, "needs --yes where there is no terminal"),
         (("--agent", "1", "--yes"), 1, "agent_id must"),
-        (("--before", "soon", "--yes"), 1, "before must be"),
+        (("--before", "soon", "--yes"), 2, "--before must be"),
+        (("--agent", "ada", "--before", "", "--yes"), 2, "--before must be"),
+        (("--agent", "", "--yes"), 1, "agent_id must"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
@@ -105,6 +107,6 @@ def test_a_retention_counts_on_the_next_read(
     assert seen(api) == ["one"]
     assert "36h" in shared.done("org", "set-retention", tenant.org_id, "36h", "--yes")
     assert "none" in shared.done("org", "set-retention", tenant.org_id, "none")
-    for wrong in ("1m", "soon"):
+    for wrong, code in (("1m", 1), ("soon", 2), ("0d", 2), ("99999d", 2), ("", 2)):
         ended = shared.here("org", "set-retention", tenant.org_id, wrong, "--yes")
-        assert (ended.returncode, "retention must be" in ended.stderr) == (1, True)
+        assert (ended.returncode, "retention must be" in ended.stderr) == (code, True)

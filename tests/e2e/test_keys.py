@@ -61,7 +61,7 @@ def test_a_bad_length_of_time_makes_no_key(shared: Deployment, tenant: Tenant, l
         (("key", "rotate", tenant.key_id), "--expires"),
         (("key", "rotate", tenant.key_id), "--overlap"),
     ):
-        assert_one_line_error(shared.here(*command, f"{option}={length}"), 1, f"{option} must be")
+        assert_one_line_error(shared.here(*command, f"{option}={length}"), 2, f"{option} must be")
     assert listed(shared, tenant.org_id) == before
 
 
