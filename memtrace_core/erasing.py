@@ -132,7 +132,7 @@ class _Eraser:
         if instance is None:
             return await self._stuck(orders, "the organization has no Arc instance")
         if instance.embedded:
-            await journal.note_progress(self._org_id, [order.key for order in orders], done=True)
+            await journal.note_progress(self._org_id, orders, done=True)
             return Pause(0)
         try:
             pause = await self._go_on(instance, orders)
@@ -176,10 +176,10 @@ class _Eraser:
 
     async def _erase(self, instance: ArcInstance, batch: Sequence[ForgetOrder]) -> None:
         journal, gateway = self._erasing.journal, self._erasing.gateway
-        what, keys = [order.what for order in batch], [order.key for order in batch]
+        what = [order.what for order in batch]
         try:
             if not await gateway.covered(instance, what):
-                await journal.note_progress(self._org_id, keys, done=True)
+                await journal.note_progress(self._org_id, batch, done=True)
                 for order in batch:
                     self._courses.pop((order.key, order.made_at), None)
                 _log.info("%d orders to forget are done", len(batch), extra={"org": self._org_id})
@@ -193,7 +193,7 @@ class _Eraser:
             return
         if deleted:
             self._erasing.meter.forgotten(self._org_id, deleted)
-            await journal.note_progress(self._org_id, keys, deleted=deleted)
+            await journal.note_progress(self._org_id, batch, deleted=deleted)
             for order in batch:
                 self._course(order).attempts = 0
         # Whether they are gone is seen by looking; what is not there yet may turn up.
@@ -226,7 +226,7 @@ class _Eraser:
         return self._rest(self._failures)
 
     async def _note_trouble(self, orders: Sequence[ForgetOrder], trouble: str) -> None:
-        news = [order.key for order in orders if order.trouble != trouble]
+        news = [order for order in orders if order.trouble != trouble]
         if news:
             _log.warning("forgetting does not get on: %s", trouble, extra={"org": self._org_id})
             await self._erasing.journal.note_progress(self._org_id, news, trouble=trouble)

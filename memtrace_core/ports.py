@@ -131,17 +131,23 @@ class OrderBook(Protocol):
     async def note_progress(
         self,
         org_id: str,
-        keys: Collection[int],
+        orders: Sequence[ForgetOrder],
         *,
         deleted: int = 0,
         trouble: str | None = None,
         done: bool = False,
     ) -> None:
-        """Record how far orders are: `deleted` rows more, the present trouble, and whether they are done."""
+        """Record how far orders are: `deleted` rows more, the present trouble, and whether they are done.
+
+        An order that was replaced or reopened since it was read is left as it is: what is known of it is old.
+        """
         ...
 
     async def reopen_orders(self, org_id: str) -> None:
-        """Let all orders of an org wait again: it is about to be bound to a store that may have what they cover."""
+        """Let all orders of an org wait again: its store may have what they cover.
+
+        Those that wait do so from the beginning, as by their `made_at` they are others now.
+        """
         ...
 
     async def covered(self, org_id: str, what: Forgotten) -> int:

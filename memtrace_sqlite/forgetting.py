@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apsw
@@ -42,17 +42,6 @@ class Orders:
         scope = (what.memory_id, what.agent_id, what.session_id)
         # A memory's own order is as good at any time.
         cutoff = to_us(what.before) if what.memory_id else min(to_us(what.before), now)
-        # The oldest that waits is under way; whoever asks again and again must not hold it up.
-        self._connection.execute(
-            """
-            DELETE FROM forget_orders WHERE org_id = ?1 AND memory_id IS ?2 AND agent_id IS ?3 AND session_id IS ?4
-            AND cutoff <= ?5 AND (done_at IS NOT NULL OR number > (
-                SELECT min(number) FROM forget_orders WHERE org_id = ?1 AND memory_id IS ?2 AND agent_id IS ?3
-                AND session_id IS ?4 AND done_at IS NULL
-            ))
-            """,
-            (org_id, *scope, cutoff),
-        )
         # A claim tells its memory's id and time, and so whether such an order covers it.
         known = not in_arc or scope[0] is not None or scope[1:] == (None, None)
         self._connection.execute(
@@ -63,6 +52,18 @@ class Orders:
             (org_id, *scope, cutoff, reason, now, in_arc, known),
         )
         number = self._connection.last_insert_rowid()
+        # What it replaces goes after it has its number, which is no other's so. The oldest that waits is under way;
+        # whoever asks again and again must not hold it up.
+        self._connection.execute(
+            """
+            DELETE FROM forget_orders WHERE org_id = ?1 AND memory_id IS ?2 AND agent_id IS ?3 AND session_id IS ?4
+            AND cutoff <= ?5 AND number < ?6 AND (done_at IS NOT NULL OR number > (
+                SELECT min(number) FROM forget_orders WHERE org_id = ?1 AND memory_id IS ?2 AND agent_id IS ?3
+                AND session_id IS ?4 AND done_at IS NULL
+            ))
+            """,
+            (org_id, *scope, cutoff, number),
+        )
         self._sweep(org_id, number, now, _condition(scope, cutoff))
         return self._get(number)
 
@@ -161,27 +162,32 @@ class Orders:
                 self._claims.free(order.org_id, memory.dedup_key, memory.memory_id)
         if all_of_them:
             self._connection.execute(
-                "UPDATE forget_orders SET claims_freed = 1 WHERE org_id = ? AND number = ?",
-                (order.org_id, order.key),
+                "UPDATE forget_orders SET claims_freed = 1 WHERE org_id = ? AND number = ? AND made_at = ?",
+                (order.org_id, order.key, to_us(order.made_at)),
             )
 
     def note(
-        self, org_id: str, numbers: Collection[int], *, deleted: int, trouble: str | None, done_at: int | None
+        self, org_id: str, orders: Sequence[ForgetOrder], *, deleted: int, trouble: str | None, done_at: int | None
     ) -> None:
         """Record how far orders are; rows that were deleted for several are counted for the first."""
-        for place, number in enumerate(sorted(numbers)):
+        for place, order in enumerate(sorted(orders, key=lambda one: one.key)):
             self._connection.execute(
                 """
                 UPDATE forget_orders SET deleted = deleted + ?, trouble = ?, done_at = coalesce(?, done_at)
-                WHERE org_id = ? AND number = ? AND done_at IS NULL
+                WHERE org_id = ? AND number = ? AND made_at = ? AND done_at IS NULL
                 """,
-                (0 if place else deleted, trouble, done_at, org_id, number),
+                (0 if place else deleted, trouble, done_at, org_id, order.key, to_us(order.made_at)),
             )
 
     def reopen(self, org_id: str) -> None:
         """Let all orders of an org wait for Arc again."""
+        # Who is at work on one must not call it done for having looked before: by its time it is another one now.
         self._connection.execute(
-            "UPDATE forget_orders SET in_arc = 1, done_at = NULL, trouble = NULL WHERE org_id = ?", (org_id,)
+            """
+            UPDATE forget_orders SET in_arc = 1, done_at = NULL, trouble = NULL, made_at = made_at + 1
+            WHERE org_id = ?
+            """,
+            (org_id,),
         )
 
     def left(self, memories: Sequence[Memory]) -> list[Memory]:

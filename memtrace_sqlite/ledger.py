@@ -234,11 +234,11 @@ class Ledger:
         self._orders.free_claims(order, memories, all_of_them=all_of_them)
 
     def note_progress(
-        self, org_id: str, keys: Collection[int], *, deleted: int, trouble: str | None, done: bool
+        self, org_id: str, orders: Sequence[ForgetOrder], *, deleted: int, trouble: str | None, done: bool
     ) -> None:
         """Record how far orders to forget are."""
         done_at = to_us(self._clock.now()) if done else None
-        self._orders.note(org_id, keys, deleted=deleted, trouble=trouble, done_at=done_at)
+        self._orders.note(org_id, orders, deleted=deleted, trouble=trouble, done_at=done_at)
 
     def reopen_orders(self, org_id: str) -> None:
         """Let an org's orders to forget wait again."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from memtrace_core.forgotten import ForgetOrder, Forgotten, OrderReason
 from memtrace_core.model import Memory
@@ -47,7 +47,7 @@ class SqliteOrderBook:
     async def note_progress(
         self,
         org_id: str,
-        keys: Collection[int],
+        orders: Sequence[ForgetOrder],
         *,
         deleted: int = 0,
         trouble: str | None = None,
@@ -55,7 +55,7 @@ class SqliteOrderBook:
     ) -> None:
         """Record how far orders are."""
         await self._writer.run(
-            lambda ledger: ledger.note_progress(org_id, keys, deleted=deleted, trouble=trouble, done=done)
+            lambda ledger: ledger.note_progress(org_id, orders, deleted=deleted, trouble=trouble, done=done)
         )
 
     async def reopen_orders(self, org_id: str) -> None:

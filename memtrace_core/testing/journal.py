@@ -348,7 +348,7 @@ class InMemoryJournal:
     async def note_progress(
         self,
         org_id: str,
-        keys: Collection[int],
+        orders: Sequence[ForgetOrder],
         *,
         deleted: int = 0,
         trouble: str | None = None,
@@ -357,7 +357,7 @@ class InMemoryJournal:
         """Record how far orders are."""
         self._check_open()
         done_at = self._clock.now() if done else None
-        self._orders.note(org_id, keys, deleted=deleted, trouble=trouble, done_at=done_at)
+        self._orders.note(org_id, orders, deleted=deleted, trouble=trouble, done_at=done_at)
 
     async def reopen_orders(self, org_id: str) -> None:
         """Let all orders of an org wait again."""

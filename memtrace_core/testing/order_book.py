@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 import msgspec
 
 from memtrace_core.forgotten import ForgetOrder, Forgotten, OrderReason
 from memtrace_core.model import Memory
+
+_INSTANT = timedelta(microseconds=1)
 
 
 class InMemoryOrderBook:
@@ -49,12 +51,19 @@ class InMemoryOrderBook:
         return sorted({one.org_id for one in self._orders if one.done_at is None})
 
     def note(
-        self, org_id: str, keys: Collection[int], *, deleted: int, trouble: str | None, done_at: datetime | None
+        self,
+        org_id: str,
+        orders: Sequence[ForgetOrder],
+        *,
+        deleted: int,
+        trouble: str | None,
+        done_at: datetime | None,
     ) -> None:
         """Record how far orders are."""
-        first = min(keys, default=0)
+        meant = {(one.key, one.made_at) for one in orders}
+        first = min((key for key, _ in meant), default=0)
         for place, one in enumerate(self._orders):
-            if one.org_id == org_id and one.key in keys and one.done_at is None:
+            if one.org_id == org_id and (one.key, one.made_at) in meant and one.done_at is None:
                 self._orders[place] = msgspec.structs.replace(
                     one,
                     deleted=one.deleted + (deleted if one.key == first else 0),
@@ -65,7 +74,9 @@ class InMemoryOrderBook:
     def reopen(self, org_id: str) -> None:
         """Let all orders of an org wait."""
         self._orders = [
-            msgspec.structs.replace(one, done_at=None, trouble=None) if one.org_id == org_id else one
+            msgspec.structs.replace(one, done_at=None, trouble=None, made_at=one.made_at + _INSTANT)
+            if one.org_id == org_id
+            else one
             for one in self._orders
         ]
 

@@ -167,7 +167,7 @@ def test_claims_that_arc_names_are_freed(journal_harness):
         await deliver(held, 1, durable=True)
         order = await held.journal.forget(ORG, ADAS, in_arc=True)
         await held.journal.free_claims(order, kept, all_of_them=True)
-        await held.journal.note_progress(ORG, [order.key], done=True)
+        await held.journal.note_progress(ORG, [order], done=True)
         (again,) = await held.journal.append(ARC, [same])
         assert not isinstance(again, Duplicate)
 
@@ -182,7 +182,7 @@ def test_the_horizon_names_what_arc_may_still_have(journal_harness):
         view = await held.journal.view(EVERYTHING)
         horizon, _ = await held.journal.count(COUNT)
         assert view.horizon.forgotten == horizon.forgotten == (order.what,)
-        await held.journal.note_progress(ORG, [order.key], deleted=3, done=True)
+        await held.journal.note_progress(ORG, [order], deleted=3, done=True)
         assert (await held.journal.view(EVERYTHING)).horizon.forgotten == ()
         (done,) = await held.journal.orders(ORG)
         assert (done.deleted, done.done_at) == (3, held.clock.now())
@@ -200,8 +200,8 @@ def test_trouble_is_kept_until_there_is_progress(journal_harness):
     async def body(held):
         first = await held.journal.forget(ORG, ADAS, in_arc=True)
         second = await held.journal.forget(ORG, OF_S1, in_arc=True)
-        await held.journal.note_progress(ORG, [first.key, second.key], trouble="no admin")
-        await held.journal.note_progress(ORG, [first.key], deleted=1)
+        await held.journal.note_progress(ORG, [first, second], trouble="no admin")
+        await held.journal.note_progress(ORG, [first], deleted=1)
         assert [(each.trouble, each.deleted) for each in await held.journal.orders(ORG)] == [
             (None, 1),
             ("no admin", 0),
@@ -217,9 +217,38 @@ def test_an_order_takes_the_place_of_one_that_is_done(journal_harness):
     async def body(held):
         for _ in range(3):
             order = await held.journal.forget(ORG, ADAS, in_arc=True)
-            await held.journal.note_progress(ORG, [order.key], done=True)
+            await held.journal.note_progress(ORG, [order], done=True)
         await held.journal.forget(ORG, Forgotten(agent_id="bob", before=LATER), in_arc=True)
         assert [each.what.agent_id for each in await held.journal.orders(ORG)] == ["ada", "bob"]
+
+    with_journal(journal_harness, body)
+
+
+def test_an_order_never_has_the_number_of_one_that_it_replaces(journal_harness):
+    """Who was at work on the replaced one cannot note on the new one that it is done."""
+
+    async def body(held):
+        first, second, third = [await held.journal.forget(ORG, ADAS, in_arc=True) for _ in range(3)]
+        assert len({first.key, second.key, third.key}) == 3
+        await held.journal.note_progress(ORG, [first, second], done=True)
+        await held.journal.free_claims(second, [], all_of_them=True)
+        assert [each.key for each in await held.journal.orders(ORG, waiting=True)][-1] == third.key
+
+    with_journal(journal_harness, body)
+
+
+def test_an_order_that_was_reopened_is_not_done_for_having_been_looked_at_before(journal_harness):
+    """What an import brings, or another store has, comes after that look."""
+
+    async def body(held):
+        await held.journal.forget(ORG, ADAS, in_arc=True)
+        (looked_at,) = await held.journal.orders(ORG, waiting=True)
+        await held.journal.reopen_orders(ORG)
+        await held.journal.note_progress(ORG, [looked_at], done=True, deleted=3)
+        (reopened,) = await held.journal.orders(ORG, waiting=True)
+        assert reopened.deleted == 0
+        await held.journal.note_progress(ORG, [reopened], done=True)
+        assert await held.journal.orders(ORG, waiting=True) == []
 
     with_journal(journal_harness, body)
 

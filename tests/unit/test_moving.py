@@ -421,7 +421,7 @@ def test_what_is_forgotten_while_it_is_imported_is_hidden_again():
 
         async def overtaken(one, memories):
             order = await services.journal.forget(OTHER_ORG, Forgotten(before=START, agent_id="ada"), in_arc=True)
-            await services.journal.note_progress(OTHER_ORG, [order.key], done=True)
+            await services.journal.note_progress(OTHER_ORG, [order], done=True)
             return await write(one, memories)
 
         services.gateway.write = overtaken
@@ -438,7 +438,7 @@ def test_what_an_import_brought_before_it_was_killed_is_hidden_by_the_next():
     async def body():
         services = await bound(in_memory(durable=False), instance(OTHER_ORG))
         order = await services.journal.forget(OTHER_ORG, Forgotten(before=START, agent_id="ada"), in_arc=True)
-        await services.journal.note_progress(OTHER_ORG, [order.key], done=True)
+        await services.journal.note_progress(OTHER_ORG, [order], done=True)
         await imported(services, file_of(*old(3)))
         assert await services.journal.forgetting_orgs() == []
         await services.gateway.write(instance(OTHER_ORG), [memory(one.time, OTHER_ORG) for one in old(3)])
