@@ -9,7 +9,7 @@ import msgspec
 
 from memtrace_core.arrivals import Arrivals, Numbered
 from memtrace_core.errors import ArcUnreachable, Conflict, InvalidInput
-from memtrace_core.export_lines import End, Head, read_head, read_line
+from memtrace_core.export_lines import MOST_LINE_BYTES, End, Head, read_head, read_line
 from memtrace_core.model import Agent, ArcInstance, Memory, Session
 from memtrace_core.patience import OnFailure, Patience
 from memtrace_core.ports import ArcGateway, Clock, Journal, MetadataRepo, Ownership
@@ -164,7 +164,8 @@ class _Import:
             if isinstance(line, Memory) and line.time > self._services.clock.now() + MOST_AHEAD:
                 raise InvalidInput("time is still to come")
         except InvalidInput as error:
-            cut = "" if text.endswith(b"\n") else "the file ends in the middle of it: "
+            whole = text.endswith(b"\n") or len(text) > MOST_LINE_BYTES
+            cut = "" if whole else "the file ends in the middle of it: "
             self._refuse(number, f"{cut}{error}")
             return None
         return line
@@ -198,7 +199,11 @@ class _Import:
             self._on_note(f"line {number}: the session {session.id} is another organization's; it is left out")
 
     async def _store_portion(self) -> None:
-        portion = list({memory.memory_id: (number, memory) for number, memory in self._portion}.values())
+        firsts: dict[str, Numbered] = {}
+        for number, memory in self._portion:
+            # What is there already stays as it is, in one portion as in two.
+            firsts.setdefault(memory.memory_id, (number, memory))
+        portion = list(firsts.values())
         self._imported.present += len(self._portion) - len(portion)
         self._portion, self._portion_bytes = [], 0
         while portion:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from datetime import timedelta
 
+import msgspec
 import pytest
 from builders import (
     MICROSECOND,
@@ -31,7 +32,7 @@ from memtrace_core.errors import (
     NoArcInstance,
     NotFound,
 )
-from memtrace_core.export_lines import End, Head, encode_line
+from memtrace_core.export_lines import MOST_LINE_BYTES, End, Head, encode_line
 from memtrace_core.exporting import Behind
 from memtrace_core.forgotten import Forgotten
 from memtrace_core.identifiers import parse_memory_id
@@ -278,6 +279,36 @@ def test_a_memory_that_stands_twice_in_a_file_is_stored_once(into):
         counted, _ = await imported(services, file_of(*old(2), *old(2)))
         assert (counted.stored, counted.present) == (2, 2)
         assert len(await everything(services)) == 2
+
+    run(body())
+
+
+@KINDS
+@pytest.mark.parametrize("portion", [1, 10], ids=["in two portions", "in one"])
+def test_the_first_of_two_lines_with_one_id_stays(into, portion, monkeypatch):
+    """As what is there already does, however they differ and wherever portions end."""
+    monkeypatch.setattr("memtrace_core.importing.EMBEDDED_ROWS", portion)
+    monkeypatch.setattr("memtrace_core.importing.ARC_ROWS", portion)
+
+    async def body():
+        services = await bound(in_memory(), into)
+        (first,) = old(1)
+        counted, _ = await imported(services, file_of(first, msgspec.structs.replace(first, content="other")))
+        assert (counted.stored, counted.present) == (1, 1)
+        assert contents(await everything(services)) == ["m0"]
+
+    run(body())
+
+
+def test_a_line_that_is_far_too_long_is_named_as_that():
+    """Only its beginning is read, and yet the file does not end there."""
+
+    async def body():
+        services = await bound(in_memory(), embedded_instance(OTHER_ORG))
+        head, *rest = file_of(*old(1))
+        counted, troubles = await imported(services, [head, b"x" * (MOST_LINE_BYTES + 1), *rest])
+        assert troubles[2] == "the line is longer than 16 MiB"
+        assert (counted.stored, counted.refused) == (1, 1)
 
     run(body())
 
