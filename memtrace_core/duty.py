@@ -105,6 +105,7 @@ class Duty:
             await self._delivery.start()
             await self._confirmation.start()
             await self._erasing.look()
+            await self._erasing.look_again()
             await self._retention.enforce()
 
     async def end(self, drain_within: timedelta) -> None:

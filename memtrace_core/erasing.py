@@ -27,7 +27,9 @@ class ErasingPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     `settle` is how long rows may take from their delivery until Arc shows, and so can delete them. An attempt is
     followed by another after `first_retry`, later ones at most `longest_retry` apart. So many single memories as
-    `most_together` are deleted at once, and so many orders as `most_orders` looked at.
+    `most_together` are deleted at once, and so many orders as `most_orders` looked at. What was done within
+    `look_again` of the order is looked for once more then; whether there is such an order is asked
+    `look_again_every`.
     """
 
     settle: timedelta = timedelta(seconds=120)
@@ -35,6 +37,8 @@ class ErasingPolicy(msgspec.Struct, frozen=True, kw_only=True):
     first_retry: timedelta = timedelta(seconds=2)
     longest_retry: timedelta = timedelta(minutes=5)
     most_together: int = 40
+    look_again: timedelta = timedelta(days=1)
+    look_again_every: timedelta = timedelta(minutes=10)
     most_orders: int = 200
     page: int = 1000
 
@@ -43,7 +47,9 @@ class Erasing:
     """Carries out orders to forget in Arc, one task per org, so that no org and no delivery waits for another.
 
     An order may be begun again at any point. It is done when, some time after nothing from before it was on its way
-    to Arc any more, Arc shows nothing that it covers.
+    to Arc any more, Arc shows nothing that it covers. A day later Arc is asked once more: it may have been restored
+    or have read its own log again after a crash, and another node or an import that was killed may have brought
+    something late.
 
     Args:
         journal: holds the orders.
@@ -73,6 +79,7 @@ class Erasing:
         self.carries_since = carries_since
         self.meter = meter
         self._workers = OrgWorkers(clock, lambda org_id: _Eraser(self, org_id).step)
+        self._looks_again_at = 0.0
 
     async def start(self) -> None:
         """Take up the orders that are not done."""
@@ -83,6 +90,14 @@ class Erasing:
         """Take up orders that another process may have taken; who rests is left to rest."""
         for org_id in await self.journal.forgetting_orgs():
             self._workers.rouse(org_id)
+
+    async def look_again(self) -> None:
+        """Take up orders that were done some time ago, for a second look. Cheap while that is not due."""
+        now = self.clock.monotonic()
+        if now >= self._looks_again_at:
+            for org_id in await self.journal.orgs_to_look_at_again(self.policy.look_again):
+                self._workers.rouse(org_id)
+            self._looks_again_at = now + self.policy.look_again_every.total_seconds()
 
     def wake(self, org_id: str) -> None:
         """Say that an org has an order. Cheap."""
@@ -127,7 +142,7 @@ class _Eraser:
         orders = await journal.orders(self._org_id, waiting=True, limit=policy.most_orders, after=self._after)
         if not orders:
             started_over, self._after = self._after > 0, 0
-            return Pause(0) if started_over else None
+            return Pause(0) if started_over else await self._look_again()
         instance = await self._erasing.repo.instance_of(self._org_id)
         if instance is None:
             return await self._stuck(orders, "the organization has no Arc instance")
@@ -198,6 +213,25 @@ class _Eraser:
                 self._course(order).attempts = 0
         # Whether they are gone is seen by looking; what is not there yet may turn up.
         self._let_rest(batch)
+
+    async def _look_again(self) -> Pause | None:
+        """Look once more for what orders cover that are done; None if there are none, or Arc does not answer."""
+        journal, policy = self._erasing.journal, self._erasing.policy
+        early = await journal.orders_to_look_at_again(self._org_id, policy.look_again, policy.most_together)
+        if not early:
+            return None
+        orders = [one for one in early if one.what.memory_id is not None] or early[:1]
+        instance = await self._erasing.repo.instance_of(self._org_id)
+        if instance is None:
+            return None  # a new binding lets all orders wait again
+        try:
+            found = await self._erasing.gateway.covered(instance, [one.what for one in orders])
+        except (ArcUnreachable, ArcTimeout):
+            return None  # there is another time
+        if found:
+            _log.warning("arc has %d rows again that were forgotten", found, extra={"org": self._org_id})
+        await journal.note_second_look(self._org_id, orders, found=bool(found))
+        return Pause(0)
 
     async def _free_claims(self, instance: ArcInstance, order: ForgetOrder) -> None:
         """Free the claims of memories that only Arc can name."""

@@ -150,6 +150,18 @@ class OrderBook(Protocol):
         """
         ...
 
+    async def orgs_to_look_at_again(self, after: timedelta) -> list[str]:
+        """Return the orgs that have orders to look at again: made so long ago, and done sooner than that."""
+        ...
+
+    async def orders_to_look_at_again(self, org_id: str, after: timedelta, limit: int) -> list[ForgetOrder]:
+        """Return such orders of an org, the oldest first."""
+        ...
+
+    async def note_second_look(self, org_id: str, orders: Sequence[ForgetOrder], *, found: bool) -> None:
+        """Record that Arc was seen to have nothing of some orders after all that time, or let them wait again."""
+        ...
+
     async def covered(self, org_id: str, what: Forgotten) -> int:
         """Count the memories in the local files that an order would remove."""
         ...

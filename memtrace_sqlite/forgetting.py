@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import apsw
@@ -16,6 +17,7 @@ from memtrace_core.timewindow import from_us, to_us
 from memtrace_sqlite.claims import Claims
 from memtrace_sqlite.rows import Value
 
+_MICROSECOND = timedelta(microseconds=1)
 SWEPT_AT_ONCE = 1_000  # a few dozen milliseconds of a transaction
 
 _EMBEDDED_OWNER = "store IN (SELECT store FROM stores WHERE org_id = ?)"
@@ -179,6 +181,17 @@ class Orders:
                 (0 if place else deleted, trouble, done_at, org_id, order.key, to_us(order.made_at)),
             )
 
+    def note_second_look(self, org_id: str, orders: Sequence[ForgetOrder], done_at: int | None) -> None:
+        """Record that orders are done now after all, or, without a time, let them wait for Arc again."""
+        for order in orders:
+            self._connection.execute(
+                """
+                UPDATE forget_orders SET done_at = ?1, trouble = NULL, made_at = made_at + (?1 IS NULL)
+                WHERE org_id = ?2 AND number = ?3 AND made_at = ?4 AND done_at IS NOT NULL
+                """,
+                (done_at, org_id, order.key, to_us(order.made_at)),
+            )
+
     def reopen(self, org_id: str) -> None:
         """Let all orders of an org wait for Arc again."""
         # Who is at work on one must not call it done for having looked before: by its time it is another one now.
@@ -217,6 +230,29 @@ def orgs(connection: apsw.Connection) -> list[str]:
     """Return the orgs with orders that are not done."""
     found = connection.execute("SELECT DISTINCT org_id FROM forget_orders WHERE done_at IS NULL ORDER BY org_id")
     return [org_id for (org_id,) in found]
+
+
+_DONE_EARLY = "in_arc AND made_at <= ?1 - ?2 AND done_at < made_at + ?2"
+
+
+def orgs_done_early(connection: apsw.Connection, now: datetime, after: timedelta) -> list[str]:
+    """Return the orgs with orders that are older than `after`, and were done when they were not."""
+    found = connection.execute(
+        f"SELECT DISTINCT org_id FROM forget_orders WHERE {_DONE_EARLY} ORDER BY org_id",
+        (to_us(now), after // _MICROSECOND),
+    )
+    return [org_id for (org_id,) in found]
+
+
+def done_early(
+    connection: apsw.Connection, org_id: str, now: datetime, after: timedelta, limit: int
+) -> list[ForgetOrder]:
+    """Return such orders of an org, the oldest first."""
+    rows = connection.execute(
+        f"SELECT {_ORDER} FROM forget_orders WHERE org_id = ?3 AND {_DONE_EARLY} ORDER BY number LIMIT ?4",
+        (to_us(now), after // _MICROSECOND, org_id, limit),
+    )
+    return [_order_of(row) for row in rows]
 
 
 def hidden_in_arc(connection: apsw.Connection, org_id: str) -> tuple[Forgotten, ...]:

@@ -240,6 +240,10 @@ class Ledger:
         done_at = to_us(self._clock.now()) if done else None
         self._orders.note(org_id, orders, deleted=deleted, trouble=trouble, done_at=done_at)
 
+    def note_second_look(self, org_id: str, orders: Sequence[ForgetOrder], *, found: bool) -> None:
+        """Record what a second look at Arc has shown of orders to forget."""
+        self._orders.note_second_look(org_id, orders, None if found else to_us(self._clock.now()))
+
     def reopen_orders(self, org_id: str) -> None:
         """Let an org's orders to forget wait again."""
         self._orders.reopen(org_id)

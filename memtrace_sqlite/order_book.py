@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from memtrace_core.forgotten import ForgetOrder, Forgotten, OrderReason
 from memtrace_core.model import Memory
+from memtrace_core.ports import Clock
 from memtrace_sqlite import forgetting
 from memtrace_sqlite.ledger import Ledger
 from memtrace_sqlite.readers import Readers
@@ -16,6 +18,7 @@ class SqliteOrderBook:
     """The part of a journal that keeps the orders: they are written in turn with the memories they are about."""
 
     readers: Readers
+    _clock: Clock
     _writer: GroupWriter[Ledger]
 
     async def forget(
@@ -61,6 +64,22 @@ class SqliteOrderBook:
     async def reopen_orders(self, org_id: str) -> None:
         """Let all orders of an org wait again."""
         await self._writer.run(lambda ledger: ledger.reopen_orders(org_id))
+
+    async def orgs_to_look_at_again(self, after: timedelta) -> list[str]:
+        """Return the orgs that have orders to look at again."""
+        now = self._clock.now()
+        return await self.readers.run(lambda connection: forgetting.orgs_done_early(connection, now, after))
+
+    async def orders_to_look_at_again(self, org_id: str, after: timedelta, limit: int) -> list[ForgetOrder]:
+        """Return orders to look at again."""
+        now = self._clock.now()
+        return await self.readers.run(
+            lambda connection: forgetting.done_early(connection, org_id, now, after, limit)
+        )
+
+    async def note_second_look(self, org_id: str, orders: Sequence[ForgetOrder], *, found: bool) -> None:
+        """Record what a second look at Arc has shown."""
+        await self._writer.run(lambda ledger: ledger.note_second_look(org_id, orders, found=found))
 
     async def covered(self, org_id: str, what: Forgotten) -> int:
         """Count what an order would remove here."""

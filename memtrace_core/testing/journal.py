@@ -364,6 +364,22 @@ class InMemoryJournal:
         self._check_open()
         self._orders.reopen(org_id)
 
+    async def orgs_to_look_at_again(self, after: timedelta) -> list[str]:
+        """Return the orgs that have orders to look at again."""
+        self._check_open()
+        return sorted({one.org_id for one in self._orders.done_early(self._clock.now(), after)})
+
+    async def orders_to_look_at_again(self, org_id: str, after: timedelta, limit: int) -> list[ForgetOrder]:
+        """Return orders to look at again."""
+        self._check_open()
+        found = self._orders.done_early(self._clock.now(), after)
+        return [one for one in found if one.org_id == org_id][:limit]
+
+    async def note_second_look(self, org_id: str, orders: Sequence[ForgetOrder], *, found: bool) -> None:
+        """Record what a second look has shown."""
+        self._check_open()
+        self._orders.note_second_look(org_id, orders, None if found else self._clock.now())
+
     async def covered(self, org_id: str, what: Forgotten) -> int:
         """Count what an order would remove."""
         self._check_open()

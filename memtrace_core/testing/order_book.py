@@ -19,6 +19,7 @@ class InMemoryOrderBook:
     def __init__(self) -> None:
         self._orders: list[ForgetOrder] = []
         self._last_key = 0
+        self._in_arc: set[int] = set()
 
     def take(
         self, org_id: str, what: Forgotten, now: datetime, *, in_arc: bool, reason: OrderReason, removed: int
@@ -40,6 +41,8 @@ class InMemoryOrderBook:
             trouble=None,
         )
         self._orders.append(order)
+        if in_arc:
+            self._in_arc.add(order.key)
         return order
 
     def of(self, org_id: str, *, waiting: bool = False) -> list[ForgetOrder]:
@@ -71,8 +74,27 @@ class InMemoryOrderBook:
                     done_at=done_at,
                 )
 
+    def done_early(self, now: datetime, after: timedelta) -> list[ForgetOrder]:
+        """Return the orders of all orgs that are older than `after`, and were done when they were not."""
+        return [
+            one
+            for one in self._orders
+            if one.key in self._in_arc
+            and one.done_at is not None
+            and one.made_at + after <= now
+            and one.done_at < one.made_at + after
+        ]
+
+    def note_second_look(self, org_id: str, orders: Sequence[ForgetOrder], done_at: datetime | None) -> None:
+        """Record that orders are done now after all, or, without a time, let them wait again."""
+        for place, one in enumerate(self._orders):
+            if one in orders and one.org_id == org_id:
+                made_at = one.made_at if done_at else one.made_at + _INSTANT
+                self._orders[place] = msgspec.structs.replace(one, done_at=done_at, made_at=made_at, trouble=None)
+
     def reopen(self, org_id: str) -> None:
         """Let all orders of an org wait."""
+        self._in_arc |= {one.key for one in self._orders if one.org_id == org_id}
         self._orders = [
             msgspec.structs.replace(one, done_at=None, trouble=None, made_at=one.made_at + _INSTANT)
             if one.org_id == org_id

@@ -253,6 +253,59 @@ def test_an_order_that_was_reopened_is_not_done_for_having_been_looked_at_before
     with_journal(journal_harness, body)
 
 
+SECOND, DAY = timedelta(seconds=1), timedelta(days=1)
+
+
+async def early(held):
+    """Return the keys of the orders that are due for a second look, however they are asked for."""
+    keys = [each.key for each in await held.journal.orders_to_look_at_again(ORG, DAY, 10)]
+    assert await held.journal.orgs_to_look_at_again(DAY) == ([ORG] if keys else [])
+    return keys
+
+
+def test_an_order_is_looked_at_again_once_when_it_was_done_early(journal_harness):
+    """A day after it was made it is due, unless it is not done or was done only then; seen again, never more."""
+
+    async def body(held):
+        waits = await held.journal.forget(ORG, OF_S1, in_arc=True)
+        await held.journal.forget(ORG, ALL, in_arc=False)
+        order = await held.journal.forget(ORG, ADAS, in_arc=True)
+        await held.journal.note_progress(ORG, [order], done=True)
+        held.clock.advance(DAY - SECOND)
+        assert await early(held) == []
+        held.clock.advance(2 * SECOND)
+        assert await early(held) == [order.key]
+        await held.journal.note_progress(ORG, [waits], done=True)
+        (due,) = await held.journal.orders_to_look_at_again(ORG, DAY, 10)
+        await held.journal.note_second_look(ORG, [due], found=False)
+        assert await early(held) == []
+        held.clock.advance(DAY)
+        assert await early(held) == []
+        assert await held.journal.orders(ORG, waiting=True) == []
+
+    with_journal(journal_harness, body)
+
+
+def test_an_order_of_which_arc_shows_something_again_waits_once_more(journal_harness):
+    """It is hidden and carried out anew, and done at last; one that was replaced meanwhile is left alone."""
+
+    async def body(held):
+        order = await held.journal.forget(ORG, ADAS, in_arc=True)
+        await held.journal.note_progress(ORG, [order], done=True)
+        held.clock.advance(DAY + SECOND)
+        (due,) = await held.journal.orders_to_look_at_again(ORG, DAY, 10)
+        await held.journal.note_second_look(ORG, [due], found=True)
+        (waits,) = await held.journal.orders(ORG, waiting=True)
+        assert waits.key == order.key
+        assert (await held.journal.view(EVERYTHING)).horizon.forgotten == (waits.what,)
+        await held.journal.note_second_look(ORG, [due], found=False)
+        assert await held.journal.orders(ORG, waiting=True) == [waits]
+        await held.journal.note_progress(ORG, [waits], done=True)
+        assert await early(held) == []
+
+    with_journal(journal_harness, body)
+
+
 def test_what_is_forgotten_is_known_for_good(journal_harness):
     """Whoever brings memories from elsewhere can ask which must not come back, also when all is done."""
 

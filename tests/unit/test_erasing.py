@@ -24,6 +24,7 @@ class Arc(InMemoryGateway):
     def __init__(self, journal):
         super().__init__(journal)
         self.erased = []
+        self.looks = 0
         self.trouble = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -31,6 +32,10 @@ class Arc(InMemoryGateway):
     async def write(self, one, memories):
         await self.gate.wait()
         return await super().write(one, memories)
+
+    async def covered(self, one, forgotten):
+        self.looks += 1
+        return await super().covered(one, forgotten)
 
     async def erase(self, one, forgotten):
         if self.trouble:
@@ -238,6 +243,54 @@ def test_orders_are_carried_out_anew_where_an_org_is_bound_to_next():
         assert await world.seen() == set()
         await world.let_pass(SETTLE, 3)
         assert await world.arc.query(bound_to, ALL) == []
+
+    in_world(use)
+
+
+def test_what_arc_has_again_a_day_later_is_deleted_again():
+    """It was restored, or read its own log again: a second look finds it, hides it and has it deleted."""
+
+    async def use(world):
+        (gone, again) = await world.remember("gone", "again")
+        await world.remember("kept", agent="bob")
+        await world.let_pass(SECOND, 2)
+        kept = await world.services.memories.get(ORG, again)
+        for memory_id in (gone, again):
+            await world.services.forgetting.memory(ORG, memory_id)
+        await world.let_pass(SETTLE, 5)
+        assert [order.done_at is None for order in await world.services.forgetting.orders(ORG)] == [False, False]
+        await world.arc.write(instance(), [kept])
+        assert await world.seen() == {"again", "kept"}
+        await world.let_pass(timedelta(hours=23))
+        assert await world.seen() == {"again", "kept"}
+        await world.let_pass(timedelta(hours=1))
+        assert await world.seen() == {"kept"}
+        await world.let_pass(SETTLE, 5)
+        assert await world.stored() == {"kept"}
+        looks = world.arc.looks
+        await world.let_pass(timedelta(days=1), 3)
+        assert world.arc.looks == looks
+        assert not await world.services.forgetting.waiting()
+
+    in_world(use)
+
+
+def test_a_second_look_waits_for_an_arc_that_is_away():
+    """It is made up for when Arc is back, and no order waits meanwhile."""
+
+    async def use(world):
+        (one,) = await world.remember("one")
+        await world.let_pass(SECOND, 2)
+        kept = await world.services.memories.get(ORG, one)
+        await world.services.forgetting.memory(ORG, one)
+        await world.let_pass(SETTLE, 5)
+        await world.arc.write(instance(), [kept])
+        world.arc.unreachable.add(instance().id)
+        await world.let_pass(timedelta(hours=25))
+        assert not await world.services.forgetting.waiting()
+        world.arc.unreachable.clear()
+        await world.let_pass(timedelta(minutes=10), 5)
+        assert await world.stored() == set()
 
     in_world(use)
 
