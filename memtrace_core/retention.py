@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from memtrace_core.forgotten import Forgotten
+from memtrace_core.forgotten import ForgetOrder, Forgotten
 from memtrace_core.model import Org
 from memtrace_core.ports import Clock, Journal, MetadataRepo
 
@@ -48,10 +48,14 @@ class Retention:
                 self._due[org.id, org.retention] = now + pause.total_seconds()
 
     async def _order(self, org: Org, retention: timedelta) -> None:
-        instance = await self._repo.instance_of(org.id)
-        what = Forgotten(before=self._clock.now() - retention)
-        in_arc = instance is None or not instance.embedded
-        order = await self._journal.forget(org.id, what, in_arc=in_arc, reason="retention")
+        order = await forget_older(self._repo, self._journal, org.id, self._clock.now() - retention)
         if order.removed:
             _log.info("%d memories past their time removed here", order.removed, extra={"org": org.id})
         self._on_order(org.id)
+
+
+async def forget_older(repo: MetadataRepo, journal: Journal, org_id: str, before: datetime) -> ForgetOrder:
+    """Take the order for what an org has from before a time, because it is past its time."""
+    instance = await repo.instance_of(org_id)
+    in_arc = instance is None or not instance.embedded
+    return await journal.forget(org_id, Forgotten(before=before), in_arc=in_arc, reason="retention")

@@ -19,6 +19,7 @@ from memtrace_core.model import (
     Permission,
 )
 from memtrace_core.ports import Clock, Journal, KeyVault, MetadataRepo
+from memtrace_core.retention import forget_older
 
 DEFAULT_PERMISSIONS = Permission.READ | Permission.WRITE
 DEFAULT_MEASUREMENT = "events"
@@ -81,12 +82,18 @@ class Tenants:
     async def set_retention(self, org_id: str, retention: timedelta | None) -> Org:
         """Keep an org's memories only for a time, or for ever (None); what is older is forgotten from then on.
 
+        What was past the time that counted before stays forgotten.
+
         Raises:
             NotFound: there is no such org.
             InvalidInput: the time is shorter than an hour.
         """
         if retention is not None and retention < LEAST_RETENTION:
             raise InvalidInput("retention must be at least 1h")
+        former = (await self.get_org(org_id)).retention
+        if former is not None and (retention is None or retention > former):
+            # Some of it may be hidden and nothing more: that would come back.
+            await forget_older(self._repo, self._journal, org_id, self._clock.now() - former)
         await self._repo.set_retention(org_id, retention)
         return await self.get_org(org_id)
 

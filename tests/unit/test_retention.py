@@ -82,8 +82,26 @@ def test_reads_end_where_the_retention_does(one):
         assert (await world.services.memories.context(ORG, "s1", since=None)).memory_count == 0
         with pytest.raises(NotFound):
             await world.services.memories.get(ORG, kept.memory_id)
-        await world.services.tenants.set_retention(ORG, None)
-        assert await world.seen() == {"a"}
+
+    in_world(use, one, started=False)
+
+
+@pytest.mark.parametrize("one", [instance(), embedded_instance()], ids=["arc", "embedded"])
+@pytest.mark.parametrize("after", [None, 9 * HOUR], ids=["taken away", "made longer"])
+def test_what_was_past_its_time_stays_forgotten_when_the_retention_changes(one, after):
+    """Also what no order has covered yet; what was not past it is kept as the new retention says."""
+
+    async def use(world):
+        await world.remember("old")
+        await world.services.tenants.set_retention(ORG, 2 * HOUR)
+        world.clock.advance(HOUR)
+        await world.remember("young")
+        world.clock.advance(HOUR + HOUR / 2)
+        assert await world.seen() == {"young"}
+        await world.services.tenants.set_retention(ORG, after)
+        assert await world.seen() == {"young"}
+        world.clock.advance(HOUR)
+        assert await world.seen() == {"young"}
 
     in_world(use, one, started=False)
 
