@@ -180,7 +180,7 @@ def _checked_memory(found: _Memory) -> Memory:
 
 
 def _checked_agent(found: _Agent) -> Agent:
-    _short_text(found.id, "id")
+    _id(found.id)
     rules.name(found.name, "name")
     if found.description is not None:
         rules.description(found.description, "description")
@@ -192,7 +192,7 @@ def _checked_agent(found: _Agent) -> Agent:
 
 
 def _checked_session(found: _Session) -> Session:
-    _short_text(found.id, "id")
+    _id(found.id)
     _short_text(found.agent_id, "agent_id")
     if found.metadata is not None:
         rules.json_object(found.metadata, "metadata")
@@ -204,6 +204,12 @@ def _checked_session(found: _Session) -> Session:
 def _aware(moment: datetime | None, field: str) -> None:
     if moment is not None and moment.tzinfo is None:
         raise InvalidInput(f"{field} must have an offset, as in 2026-02-07T20:15:00Z")
+
+
+def _id(value: str) -> None:
+    if not value:
+        raise InvalidInput("id must not be empty")
+    _short_text(value, "id")
 
 
 def _short_text(value: str, field: str) -> None:

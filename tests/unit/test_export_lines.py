@@ -93,6 +93,8 @@ def test_a_file_of_another_kind_is_named_as_such(first, words):
         (changed(metadata={"a": "x" * (256 << 10)}), "metadata must be"),
         (changed(importance="high"), "importance"),
         (encode_line(agent(name="")).encode(), "name must be"),
+        (encode_line(agent(id="")).encode(), "id must not be empty"),
+        (encode_line(session(id="")).encode(), "id must not be empty"),
     ],
 )
 def test_a_line_that_cannot_be_kept_is_refused_with_the_reason(line, words):
