@@ -208,7 +208,9 @@ class _Judge:
             yield self._violation("skipped", f"the follower never met {memory_id}")
         for memory_id, times in followed.items():
             if memory_id not in self._read and not self._may_be_forgotten(memory_id):
-                kind = "foreign" if self._owners.get(memory_id, self._org) != self._org else "lost"
+                kind = "overforgotten" if self._fates.any_since(self._org, 0) else "lost"
+                if self._owners.get(memory_id, self._org) != self._org:
+                    kind = "foreign"
                 yield self._violation(kind, f"the follower met {memory_id}, which is not there")
             if times > 1:
                 yield self._violation("doubled", f"the follower met {memory_id} {times} times")

@@ -67,9 +67,11 @@ class Fates:
         ]
         return min(moments, default=None)
 
-    def may_be_gone(self, birth: Birth) -> bool:
-        """Tell whether an order may have taken a memory: one that ended before it was sent cannot."""
-        return any(order.ended is None or birth.began < order.ended for order in self._about(birth))
+    def may_be_gone(self, birth: Birth, *, beside: Order | None = None) -> bool:
+        """Tell whether an order, one apart, may have taken a memory: it must have ended after that was sent."""
+        return any(
+            order.ended is None or birth.began < order.ended for order in self._about(birth) if order is not beside
+        )
 
     def may_be_gone_before(self, birth: Birth, moment: int) -> bool:
         """Tell the same of the orders that were given before a moment."""

@@ -84,7 +84,6 @@ class Recorder:
         """
         order = Order(org=org, memory_id=memory_id, agent=agent, session=session, began=self.moment())
         birth = self.births.get((org, memory_id)) if memory_id else None
-        gone_before = again or (birth is not None and self.fates.may_be_gone(birth))
         self.orders.append(order)
         self.fates.add(order)
         status = None
@@ -98,11 +97,11 @@ class Recorder:
             self.broken(org, "an order to forget", error)
         order.ended = self.moment()
         order.answered = status in (HTTPStatus.OK, HTTPStatus.NOT_FOUND)
+        # Another client may have been faster.
+        gone_before = again or (birth is not None and self.fates.may_be_gone(birth, beside=order))
         if status is None:
             self.unsure[org].append(order)
-        elif status == HTTPStatus.NOT_FOUND and gone_before:
-            pass
-        elif status != HTTPStatus.OK:
+        elif status != HTTPStatus.OK and not (status == HTTPStatus.NOT_FOUND and gone_before):
             self.violated("status", org, f"the order to forget {_path_of(order)} got {status}: {answer!r}")
         return status is not None
 
