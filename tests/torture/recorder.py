@@ -97,8 +97,9 @@ class Recorder:
             self.broken(org, "an order to forget", error)
         order.ended = self.moment()
         order.answered = status in (HTTPStatus.OK, HTTPStatus.NOT_FOUND)
-        # Another client may have been faster.
-        gone_before = again or (birth is not None and self.fates.may_be_gone(birth, beside=order))
+        # Another client may have been faster; or ours: it repeats a DELETE whose connection broke with a process.
+        others = birth is not None and self.fates.may_be_gone(birth, beside=order)
+        gone_before = again or others or not self.server_lives
         if status is None:
             self.unsure[org].append(order)
         elif status != HTTPStatus.OK and not (status == HTTPStatus.NOT_FOUND and gone_before):
