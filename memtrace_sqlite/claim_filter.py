@@ -1,21 +1,24 @@
-"""A Bloom filter over old dedup claims: most keys are new, and need not be looked for in table after table.
+"""A Bloom filter over dedup claims: most keys are new, and need not be looked for in table after table.
 
-Only tables that take no more claims are learned, whoever wrote them, so that the filter never misses one; a claim
-that was freed meanwhile is merely looked for in vain.
+A table is learned by reading it once. What comes into one later was a recent claim before, and noted then, whoever
+made it; where this process has missed some, the table is in doubt and read again. So the filter never misses a
+claim; one that was freed meanwhile is merely looked for in vain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import apsw
 
+from memtrace_sqlite.recent_claims import Key
+
 FILTER_BITS = 1 << 24  # right for 4 million claims; with more, ever more keys are looked for in vain
-PROBES = 4
+PROBES = 3
 
 
 class ClaimFilter:
-    """What this process knows of the tables that are closed; asked within one transaction at a time.
+    """What this process knows of the tables by key; asked within one transaction at a time.
 
     Two generations, as nothing can be taken out of a filter: both learn every table, and when all that there are
     is known to the younger, it succeeds the older, which still holds the claims of tables long dropped.
@@ -32,21 +35,35 @@ class ClaimFilter:
         """The starts of the tables that need only be looked in for keys that `may_hold` lets pass."""
         return self._older.starts
 
-    def may_hold(self, org_id: str, dedup_key: str) -> bool:
+    def may_hold(self, key: Key) -> bool:
         """Tell whether any known table may hold a key; False is certain, True is not."""
-        return self._older.may_hold((org_id, dedup_key))
+        return self._older.may_hold(key)
 
-    def learn(self, closed: Collection[int], rows: int) -> bool:
-        """Read on by some rows in the tables that are closed for good; tell whether one has become known.
+    def note(self, keys: Iterable[Key]) -> None:
+        """Add what any table may come to hold."""
+        for key in keys:
+            self._older.add(key)
+            self._younger.add(key)
+
+    def doubt(self, since: int) -> None:
+        """Forget that the tables from one on are known: they may hold what was never noted."""
+        for generation in (self._older, self._younger):
+            generation.starts = {start for start in generation.starts if start < since}
+        if self._learning is not None and self._learning >= since:
+            self._learning = None
+
+    def learn(self, starts: Collection[int], rows: int, recent: Collection[Key]) -> bool:
+        """Read on by some rows in the tables that there are; tell whether one has become known.
 
         Nothing may have been written in this transaction: if it were rolled back, what was freed in it is there.
+        `recent` is what was noted and may be in no table yet.
         """
-        learned = self._read_on(closed, rows)
-        self._succeed(set(closed))
+        learned = self._read_on(starts, rows)
+        self._succeed(set(starts), recent)
         return learned
 
-    def _read_on(self, closed: Collection[int], most: int) -> bool:
-        start = next((one for one in closed if one not in self._older.starts), None)
+    def _read_on(self, starts: Collection[int], most: int) -> bool:
+        start = next((one for one in starts if one not in self._older.starts), None)
         if start is None:
             return False
         if start != self._learning:
@@ -58,9 +75,8 @@ class ClaimFilter:
             """,
             (*self._position, most),
         )
-        rows: list[tuple[str, str]] = list(found)
-        for generation in (self._older, self._younger):
-            generation.add(rows)
+        rows: list[Key] = list(found)
+        self.note(rows)
         if len(rows) == most:
             self._position = rows[-1]
             return False
@@ -69,10 +85,12 @@ class ClaimFilter:
         self._learning = None
         return True
 
-    def _succeed(self, closed: set[int]) -> None:
+    def _succeed(self, starts: set[int], recent: Collection[Key]) -> None:
         """Let the younger generation take over if the older holds what is gone, and it all that is there."""
-        if closed <= self._younger.starts and not self._older.starts <= closed:
+        if starts <= self._younger.starts and not self._older.starts <= starts:
             self._older, self._younger = self._younger, _Generation()
+            for key in recent:
+                self._younger.add(key)
 
 
 class _Generation:
@@ -82,22 +100,21 @@ class _Generation:
         self.starts: set[int] = set()
         self._bits = bytearray()
 
-    def add(self, claims: Collection[tuple[str, str]]) -> None:
+    def add(self, key: Key) -> None:
         if not self._bits:  # a command that only looks at a journal never comes here
             self._bits = bytearray(FILTER_BITS // 8)
         bits, mask = self._bits, FILTER_BITS - 1
-        for claim in claims:
-            code = hash(claim)
-            place, step = code & mask, code >> 32 | 1
-            for _ in range(PROBES):
-                bits[place >> 3] |= 1 << (place & 7)
-                place = place + step & mask
+        code = hash(key)
+        place, step = code & mask, code >> 32 | 1
+        for _ in range(PROBES):
+            bits[place >> 3] |= 1 << (place & 7)
+            place = place + step & mask
 
-    def may_hold(self, claim: tuple[str, str]) -> bool:
+    def may_hold(self, key: Key) -> bool:
         if not self._bits:
             return False
         bits, mask = self._bits, FILTER_BITS - 1
-        code = hash(claim)
+        code = hash(key)
         place, step = code & mask, code >> 32 | 1
         for _ in range(PROBES):
             if not bits[place >> 3] >> (place & 7) & 1:

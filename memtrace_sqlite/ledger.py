@@ -17,7 +17,7 @@ from memtrace_core.model import ArcInstance, Memory
 from memtrace_core.ports import Clock
 from memtrace_core.timewindow import from_us, to_us
 from memtrace_sqlite.bulk import insert
-from memtrace_sqlite.claims import Claim, Claims
+from memtrace_sqlite.claims import Claims
 from memtrace_sqlite.forgetting import Orders
 from memtrace_sqlite.rows import COLUMNS, PLACES, MemoryRow, Value, row_of, row_of_memory
 
@@ -60,7 +60,6 @@ class Ledger:
         self._next = max(to_us(self._clock.now()), self._last + 1)
         self._claims.begin()
         self._claims_ready = False
-        self._claimed: dict[tuple[str, str], Claim] = {}
         self._pending: list[tuple[str | int, ...]] = []
         self._embedded: list[tuple[int | str | float | None, ...]] = []
         self._active: dict[tuple[str, str], int] = {}
@@ -82,7 +81,7 @@ class Ledger:
         """Write the rows collected so far, so that the next statement sees them."""
         insert(self._connection, _INTO_JOURNAL, f"?, ?, {PENDING}, ?, {PLACES}", self._pending)
         insert(self._connection, _INTO_EMBEDDED, f"?, {PLACES}", self._embedded)
-        self._claims.add(self._claimed.values())
+        self._claims.write()
         insert(
             self._connection,
             "INSERT OR FAIL INTO agent_activity",
@@ -90,7 +89,7 @@ class Ledger:
             [(org_id, agent_id, time) for (org_id, agent_id), time in self._active.items()],
             "ON CONFLICT DO UPDATE SET time = max(time, excluded.time)",
         )
-        self._pending, self._embedded, self._claimed, self._active = [], [], {}, {}
+        self._pending, self._embedded, self._active = [], [], {}
 
     def append(self, instance: ArcInstance, drafts: Sequence[Draft]) -> list[Memory | Duplicate]:
         """Stamp, claim and store drafts, in their order.
@@ -115,14 +114,13 @@ class Ledger:
     def _append_one(self, instance: ArcInstance, draft: Draft) -> Memory | Duplicate:
         org_id, time, key = instance.org_id, self._next, draft.dedup_key
         if self._dedup.enabled and key is not None:
-            claim = self._claimed.get((org_id, key))
-            first = claim[2] if claim else self._claims.find(org_id, key, time)
-            if first is not None and (claim or not self._orders.frees(org_id, first, draft)):
+            first = self._claims.find(org_id, key, time)
+            if first is not None and not self._orders.frees(org_id, first, draft):
                 return Duplicate(first)
         self._last, self._next = time, time + 1
         identity = memory_id(time, self._node, f"{random.getrandbits(16):04x}")
         if self._dedup.enabled and key is not None:
-            self._claimed[org_id, key] = (org_id, key, identity, time)
+            self._claims.add((org_id, key, identity, time))
         self._active[org_id, draft.agent_id] = time
         row = row_of(draft, time, identity)
         if instance.embedded:
@@ -380,16 +378,14 @@ class Ledger:
 
     def load_claims(self, instance: ArcInstance, found: Sequence[Memory]) -> None:
         """Claim the dedup keys of memories that were stored elsewhere, where nobody has claimed them here."""
-        self.write_rows()
         self._prepare_claims()
         since = self._next - self._dedup.window // MICROSECOND
-        self._claims.add_absent(
-            [
-                (memory.org_id, memory.dedup_key, memory.memory_id, to_us(memory.time))
-                for memory in self._orders.left(found)
-                if memory.org_id == instance.org_id and memory.dedup_key is not None and to_us(memory.time) > since
-            ]
+        claims = (
+            (memory.org_id, memory.dedup_key, memory.memory_id, to_us(memory.time))
+            for memory in self._orders.left(found)
+            if memory.org_id == instance.org_id and memory.dedup_key is not None and to_us(memory.time) > since
         )
+        self._claims.add_absent(claims, self._next)
 
     def mark_claims_loaded(self, instance: ArcInstance) -> None:
         """Remember that an instance's claims are all here."""

@@ -221,6 +221,21 @@ CREATE INDEX forget_scope ON forget_orders (org_id, agent_id, session_id, cutoff
 CREATE INDEX forget_cutoff ON forget_orders (org_id, cutoff);
 """
 
+# Claims are made in recent_claims, numbered as they come, and move from there to the table by key that claim_tables
+# names last. A claim that was freed leaves an empty row behind.
+_JOURNAL_4 = """
+CREATE TABLE recent_claims (
+    number INTEGER PRIMARY KEY,
+    org_id TEXT NOT NULL,
+    dedup_key TEXT NOT NULL,
+    memory_id TEXT NOT NULL,
+    time INTEGER NOT NULL
+) STRICT;
+
+ALTER TABLE claim_tables ADD COLUMN claims INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE claim_tables ADD COLUMN moved_up_to INTEGER NOT NULL DEFAULT 0;
+"""
+
 # A superseded key still works until it expires, but its name is its successor's.
 _METADATA_2 = """
 ALTER TABLE api_keys ADD COLUMN superseded_at INTEGER;
@@ -248,4 +263,4 @@ _METADATA_4 = "ALTER TABLE orgs ADD COLUMN retention INTEGER;"
 METADATA = Schema(
     "metadata database", 0x4D744D64, (_METADATA_1, _METADATA_2, _METADATA_3, _METADATA_4), forerunner=refusal
 )
-JOURNAL = Schema("journal", 0x4D744A6E, (_JOURNAL_1, _JOURNAL_2, _JOURNAL_3))
+JOURNAL = Schema("journal", 0x4D744A6E, (_JOURNAL_1, _JOURNAL_2, _JOURNAL_3, _JOURNAL_4))

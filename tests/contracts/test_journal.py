@@ -462,6 +462,19 @@ def test_a_claim_whose_window_is_over_does_not_stand_in_the_way_of_a_loaded_one(
     with_journal(journal_harness, use)
 
 
+def test_a_loaded_claim_whose_window_is_over_does_not_stand_in_the_way_either(journal_harness):
+    """However short the time between the two loads."""
+
+    async def use(held):
+        await held.journal.load_claims(ARC, [elsewhere("k", held.clock.now() - WINDOW + SECOND)])
+        held.clock.advance(SECOND)
+        younger = elsewhere("k", held.clock.now() - SECOND)
+        await held.journal.load_claims(ARC, [younger])
+        assert await held.journal.append(ARC, [draft(dedup_key="k")]) == [Duplicate(younger.memory_id)]
+
+    with_journal(journal_harness, use)
+
+
 def test_a_claim_is_loaded_for_its_own_org(journal_harness):
     """Another org may use the key, and memories of another org claim nothing."""
 

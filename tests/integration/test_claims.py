@@ -1,19 +1,26 @@
 from datetime import timedelta
 
 import apsw
+import msgspec
 import pytest
-from builders import MICROSECOND, draft, embedded_instance, instance, run
+from builders import MICROSECOND, draft, embedded_instance, instance, memory, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memtrace_core.dedup import DedupPolicy
+from memtrace_core.forgotten import Forgotten
+from memtrace_core.identifiers import memory_id
 from memtrace_core.model import Memory
 from memtrace_core.testing import ManualClock
-from memtrace_sqlite import SqliteJournal
+from memtrace_core.timewindow import to_us
+from memtrace_sqlite import SqliteJournal, claims
+from memtrace_sqlite.database import Mode, open_database
+from memtrace_sqlite.schema import JOURNAL
 
 ARC = instance()
 HOUR = timedelta(hours=1)
 DAY = 24 * HOUR
+EMBEDDED = embedded_instance()
 WINDOWS = [HOUR, 2 * HOUR, 23 * HOUR, DAY, 25 * HOUR, 720 * HOUR, 87_600 * HOUR]
 
 
@@ -48,7 +55,7 @@ class World:
         return run(scenario())
 
     def tables(self):
-        """Return the claim tables that there are, each with the number of its claims."""
+        """Return how many claims each table by key has, and then how many are not in one yet."""
         connection = apsw.Connection(str(self.path))
         names = [
             name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE name GLOB 'claims_[0-9]*'")
@@ -57,9 +64,10 @@ class World:
         listed = [
             f"claims_{start}" for (start,) in connection.execute("SELECT start FROM claim_tables ORDER BY start")
         ]
+        ((recent,),) = connection.execute("SELECT count(*) FROM recent_claims WHERE memory_id <> ''")
         connection.close()
         assert listed == sorted(names)
-        return list(counts.values())
+        return [*counts.values(), recent]
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -92,9 +100,10 @@ def test_claims_lie_in_hourly_tables_and_old_ones_go_whole(tmp_path):
     for number in range(75):
         world.store(f"a{number}")
         world.store(f"b{number}", f"c{number}")
-        most = max(most, len(world.tables()))
+        most = max(most, len(world.tables()) - 1)
         world.clock.advance(HOUR)
-    assert set(world.tables()) == {3}
+    *closed, newest, recent = world.tables()
+    assert (set(closed), newest, recent) == ({3}, 0, 3)
     assert 24 <= most <= 26
 
 
@@ -104,7 +113,37 @@ def test_claims_of_one_hour_share_a_table(tmp_path):
     for number in range(6):
         world.store(str(number))
         world.clock.advance(timedelta(minutes=10) - MICROSECOND)
-    assert world.tables() == [6]
+    assert world.tables() == [0, 6]
+
+
+def test_claims_move_into_their_table_in_portions(tmp_path, monkeypatch):
+    """Of many new claims the older half moves at once; all hold their keys, wherever they are."""
+    monkeypatch.setattr(claims, "PORTION", 4)
+    world = World(tmp_path)
+    found = []
+    for number in range(14):
+        assert world.store(f"k{number}") == [True]
+        found.append(world.tables())
+    assert found[7:9] == [[0, 8], [4, 5]]
+    assert found[-1] == [8, 6]
+    assert world.store(*(f"k{number}" for number in range(14))) == [False] * 14
+
+
+def test_a_large_table_takes_no_more(tmp_path, monkeypatch):
+    """Many claims in one hour come into several tables, which become larger before there are too many."""
+    monkeypatch.setattr(claims, "PORTION", 2)
+    monkeypatch.setattr(claims, "LARGE_TABLE", 4)
+    monkeypatch.setattr(claims, "MOST_LARGE_TABLES", 3)
+    world = World(tmp_path)
+    keys = [f"k{number}" for number in range(40)]
+    for key in keys:
+        world.store(key)
+    *tables, newest, recent = world.tables()
+    assert tables == [4, 4, 4, 6, 8]
+    assert sum(tables) + newest + recent == len(keys)
+    assert world.store(*keys) == [False] * len(keys)
+    world.clock.advance(DAY)
+    assert world.store(*keys) == [True] * len(keys)
 
 
 def test_a_window_of_ten_years_stays_within_sqlites_limits(tmp_path):
@@ -113,7 +152,7 @@ def test_a_window_of_ten_years_stays_within_sqlites_limits(tmp_path):
     for number in range(120):
         assert world.store(f"k{number}", f"k{number}") == [True, False]
         world.clock.advance(world.window / 96)
-    assert 24 <= len(world.tables()) <= 26
+    assert 24 <= len(world.tables()) - 1 <= 26
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -183,6 +222,102 @@ def test_a_clock_that_is_set_back_forgets_no_claim(tmp_path):
     assert world.store("k") == [False]
     world.clock.advance(MICROSECOND)
     assert world.store("k") == [True]
+
+
+@pytest.fixture(params=["among the newest", "in a table by key"])
+def anywhere(request, monkeypatch):
+    """Have claims stay where they are made, or move as soon as they can."""
+    if request.param == "in a table by key":
+        monkeypatch.setattr(claims, "PORTION", 0)
+
+
+def test_a_forgotten_memorys_claim_is_freed(tmp_path, anywhere):
+    """Wherever it lies, by an order or when Arc names its memory; another agent's stays."""
+    world = World(tmp_path)
+
+    async def store(journal):
+        outcomes = [
+            await journal.append(EMBEDDED, [draft(key, dedup_key=key, agent_id=agent_id)])
+            for key, agent_id in (("ordered", "ada"), ("named", "ada"), ("another", "bob"))
+        ]
+        world.clock.advance(HOUR)
+        return outcomes[1]
+
+    async def name(journal):
+        order = Forgotten(agent_id="eve", before=world.clock.now())
+        taken = await journal.forget(EMBEDDED.org_id, order, in_arc=True)
+        await journal.free_claims(taken, named, all_of_them=True)
+
+    async def forget(journal):
+        order = Forgotten(agent_id="ada", before=world.clock.now())
+        await journal.forget(EMBEDDED.org_id, order, in_arc=False)
+
+    named = world.with_journal(store)
+    world.with_journal(name)
+    assert world.store("ordered", "named", "another", target=EMBEDDED) == [False, True, False]
+    world.clock.advance(HOUR)
+    world.with_journal(forget)
+    assert world.store("ordered", "named", "another", target=EMBEDDED) == [True, True, False]
+
+
+def test_imported_memories_claim_their_keys_once(tmp_path, anywhere):
+    """Whatever is imported again and again: a key that is taken keeps its first claim, a free one is taken."""
+    world = World(tmp_path)
+    assert world.store("taken", target=EMBEDDED) == [True]
+    at = world.clock.now() - HOUR
+    came = [memory(at, salt=number, dedup_key=key) for number, key in enumerate(("taken", "free", "free"))]
+
+    async def admit(journal):
+        return len((await journal.admit(EMBEDDED, came)).stored)
+
+    async def first_of(journal):
+        outcomes = await journal.append(EMBEDDED, [draft(dedup_key=key) for key in ("taken", "free")])
+        return [outcome.memory_id for outcome in outcomes]
+
+    assert [world.with_journal(admit) for _ in range(3)] == [3, 0, 0]
+    taken, free = world.with_journal(first_of)
+    assert taken not in {one.memory_id for one in came}
+    assert free == came[1].memory_id
+    world.clock.advance(world.window - HOUR)
+    assert world.store("taken", "free", target=EMBEDDED) == [False, True]
+
+
+def test_a_large_group_of_claims_does_not_stay_behind(tmp_path, monkeypatch):
+    """However many claims one transaction makes, the next moves all but the youngest."""
+    monkeypatch.setattr(claims, "PORTION", 4)
+    world = World(tmp_path)
+    keys = [f"k{number}" for number in range(100)]
+    assert world.store(*keys) == [True] * 100
+    assert world.store("next") == [True]
+    assert world.tables() == [96, 5]
+    assert world.store(*keys) == [False] * 100
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_claims_of_a_former_schema_are_kept(tmp_path, version):
+    """A journal whose claims all went straight into hourly tables is brought up to date, and none is forgotten."""
+    world = World(tmp_path)
+    former = msgspec.structs.replace(JOURNAL, migrations=JOURNAL.migrations[:version])
+    connection = open_database(world.path, former, Mode.MIGRATE)
+    starts = [to_us(world.clock.now() - hours * HOUR) for hours in (5, 2)]
+    for start in starts:
+        connection.execute(
+            f"""
+            CREATE TABLE claims_{start} (
+                org_id TEXT NOT NULL, dedup_key TEXT NOT NULL, memory_id TEXT NOT NULL, time INTEGER NOT NULL,
+                PRIMARY KEY (org_id, dedup_key)
+            ) STRICT, WITHOUT ROWID
+            """
+        )
+        connection.execute("INSERT INTO claim_tables VALUES (?)", (start,))
+        claim = (ARC.org_id, f"k{start}", memory_id(start, "aabbcc", "0000"), start)
+        connection.execute(f"INSERT INTO claims_{start} VALUES (?, ?, ?, ?)", claim)
+    connection.close()
+    open_database(world.path, JOURNAL, Mode.MIGRATE).close()
+    assert world.store(*(f"k{start}" for start in starts), "new", "new") == [False, False, True, False]
+    assert world.tables() == [1, 1, 0, 1]
+    world.clock.advance(22 * HOUR)
+    assert world.store(*(f"k{start}" for start in starts)) == [True, True]
 
 
 def test_orgs_and_stores_have_claims_of_their_own(tmp_path):

@@ -66,3 +66,5 @@ def check_claims(state: State, stored_before: Collection[str]) -> None:
     for (file, table), rows in state.items():
         if file == JOURNAL and table.startswith("claims_"):
             assert {memory_id for _, _, memory_id, _ in rows} <= stored, table
+    recent = {memory_id for _, _, _, memory_id, _ in state[JOURNAL, "recent_claims"]}
+    assert recent - {""} <= stored, "recent_claims"
