@@ -7,6 +7,7 @@ claim; one that was freed meanwhile is merely looked for in vain.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection, Iterable
 
 import apsw
@@ -14,7 +15,6 @@ import apsw
 from memtrace_sqlite.recent_claims import Key
 
 FILTER_BITS = 1 << 24  # right for 4 million claims; with more, ever more keys are looked for in vain
-PROBES = 3
 
 
 class ClaimFilter:
@@ -37,13 +37,14 @@ class ClaimFilter:
 
     def may_hold(self, key: Key) -> bool:
         """Tell whether any known table may hold a key; False is certain, True is not."""
-        return self._older.may_hold(key)
+        return self._older.may_hold(*_mark(key))
 
     def note(self, keys: Iterable[Key]) -> None:
         """Add what any table may come to hold."""
         for key in keys:
-            self._older.add(key)
-            self._younger.add(key)
+            place, bits = _mark(key)
+            self._older.add(place, bits)
+            self._younger.add(place, bits)
 
     def doubt(self, since: int) -> None:
         """Forget that the tables from one on are known: they may hold what was never noted."""
@@ -90,7 +91,7 @@ class ClaimFilter:
         if starts <= self._younger.starts and not self._older.starts <= starts:
             self._older, self._younger = self._younger, _Generation()
             for key in recent:
-                self._younger.add(key)
+                self._younger.add(*_mark(key))
 
 
 class _Generation:
@@ -98,29 +99,22 @@ class _Generation:
 
     def __init__(self) -> None:
         self.starts: set[int] = set()
-        self._bits = bytearray()
+        self._words = array("Q")
 
-    def add(self, key: Key) -> None:
-        if not self._bits:  # a command that only looks at a journal never comes here
-            self._bits = bytearray(FILTER_BITS // 8)
-        bits, mask = self._bits, FILTER_BITS - 1
-        code = hash(key)
-        place, step = code & mask, code >> 32 | 1
-        for _ in range(PROBES):
-            bits[place >> 3] |= 1 << (place & 7)
-            place = place + step & mask
+    def add(self, place: int, bits: int) -> None:
+        if not self._words:  # a command that only looks at a journal never comes here
+            self._words = array("Q", bytes(FILTER_BITS // 8))
+        self._words[place] |= bits
 
-    def may_hold(self, key: Key) -> bool:
-        if not self._bits:
-            return False
-        bits, mask = self._bits, FILTER_BITS - 1
-        code = hash(key)
-        place, step = code & mask, code >> 32 | 1
-        for _ in range(PROBES):
-            if not bits[place >> 3] >> (place & 7) & 1:
-                return False
-            place = place + step & mask
-        return True
+    def may_hold(self, place: int, bits: int) -> bool:
+        return bool(self._words) and self._words[place] & bits == bits
+
+
+def _mark(key: Key) -> tuple[int, int]:
+    """Return the word that a key has its bits in, and the bits: one word, as memory far apart is slow to reach."""
+    code = hash(key)
+    bits = 1 << (code >> 32 & 63) | 1 << (code >> 38 & 63) | 1 << (code >> 44 & 63)
+    return code % (FILTER_BITS // 64), bits
 
 
 def table_of(start: int) -> str:
