@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from memtrace_core.dedup import DedupPolicy
+from memtrace_core.entries import Draft
 from memtrace_core.identifiers import memory_id
 from memtrace_core.model import (
     EMBEDDED_URL,
@@ -24,7 +25,6 @@ from memtrace_core.model import (
     Permission,
     Session,
 )
-from memtrace_core.ports import Draft
 from memtrace_core.query import MemoryQuery, position_of
 from memtrace_core.services import Services, build_services
 from memtrace_core.testing import (

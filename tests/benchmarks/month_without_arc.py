@@ -26,8 +26,8 @@ from benchmarks.footprint import mebibytes, resident_bytes, total_bytes
 from builders import bound, draft, instance
 
 from memtrace_core.dedup import generated_key
+from memtrace_core.entries import Draft
 from memtrace_core.model import ArcInstance
-from memtrace_core.ports import Draft
 from memtrace_core.query import AgentCountQuery, MemoryQuery, position_of
 from memtrace_core.services import Services, build_services
 from memtrace_core.testing import InMemoryMetadataRepo, ManualClock, TransparentVault

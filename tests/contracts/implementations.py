@@ -27,9 +27,10 @@ from builders import embedded_instance, instance
 
 from memtrace_arc import ArcGateway as GatewayToArc
 from memtrace_core.dedup import DedupPolicy
+from memtrace_core.entries import Draft
 from memtrace_core.identifiers import memory_id
 from memtrace_core.model import ArcInstance, Memory
-from memtrace_core.ports import ArcGateway, Draft, Journal, KeyVault, MetadataRepo
+from memtrace_core.ports import ArcGateway, Journal, KeyVault, MetadataRepo
 from memtrace_core.testing import (
     InMemoryGateway,
     InMemoryJournal,

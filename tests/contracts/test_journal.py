@@ -22,10 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memtrace_core.dedup import DedupPolicy
+from memtrace_core.entries import DeliveredRun, Duplicate, OrgHoldings, PendingBatch
 from memtrace_core.errors import OrgClosing, StorageUnavailable
 from memtrace_core.identifiers import parse_memory_id
 from memtrace_core.model import AgentCounts, Memory
-from memtrace_core.ports import DeliveredRun, Duplicate, OrgHoldings, PendingBatch
 from memtrace_core.query import AgentCountQuery, MemoryQuery, OwnSpan
 from memtrace_core.timewindow import to_us
 

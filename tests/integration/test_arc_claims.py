@@ -11,10 +11,10 @@ from integration.test_arc_delivery import World
 
 from memtrace_arc import ArcGateway
 from memtrace_core.dedup import DedupPolicy
+from memtrace_core.entries import Duplicate
 from memtrace_core.errors import ArcUnreachable
 from memtrace_core.memories import NewMemory
 from memtrace_core.model import Memory
-from memtrace_core.ports import Duplicate
 from memtrace_core.services import build_services
 from memtrace_core.tenants import Binding
 from memtrace_sqlite import SqliteJournal

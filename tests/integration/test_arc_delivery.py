@@ -16,9 +16,9 @@ from memtrace_arc import ArcGateway
 from memtrace_core.confirmation import ConfirmationPolicy
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.delivery import DeliveryPolicy
+from memtrace_core.entries import OrgHoldings
 from memtrace_core.errors import ArcTimeout, ArcUnreachable
 from memtrace_core.memories import NewMemory
-from memtrace_core.ports import OrgHoldings
 from memtrace_core.query import MemoryQuery
 from memtrace_core.services import build_services
 from memtrace_core.tenants import Binding

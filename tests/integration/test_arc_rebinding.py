@@ -7,8 +7,8 @@ from arc_double import ArcDouble
 from builders import run
 from integration.test_arc_delivery import NONE_HELD, World, names
 
+from memtrace_core.entries import OrgHoldings
 from memtrace_core.errors import NoArcInstance
-from memtrace_core.ports import OrgHoldings
 from memtrace_core.tenants import Binding
 
 

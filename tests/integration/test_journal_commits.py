@@ -5,9 +5,9 @@ import apsw
 import pytest
 from builders import draft, embedded_instance, instance, run
 
+from memtrace_core.entries import PendingBatch
 from memtrace_core.errors import JournalFull, OrgClosing, StorageUnavailable
 from memtrace_core.model import Memory
-from memtrace_core.ports import PendingBatch
 from memtrace_core.query import MemoryQuery
 from memtrace_core.testing import ManualClock
 from memtrace_sqlite import SqliteEmbeddedGateway, SqliteJournal

@@ -7,9 +7,9 @@ from builders import MICROSECOND, draft, drafts, embedded_instance, instance, ru
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memtrace_core.entries import DeliveredRun
 from memtrace_core.errors import JournalFull, OrgClosing
 from memtrace_core.model import Memory
-from memtrace_core.ports import DeliveredRun
 from memtrace_core.query import MemoryQuery
 from memtrace_core.testing import ManualClock
 from memtrace_sqlite import SqliteEmbeddedGateway, SqliteJournal

@@ -17,9 +17,9 @@ from builders import (
 
 from memtrace_core.claims import PAGE, RETRY_SECONDS
 from memtrace_core.dedup import DedupPolicy
+from memtrace_core.entries import Duplicate
 from memtrace_core.memories import NewMemory
 from memtrace_core.model import Memory
-from memtrace_core.ports import Duplicate
 from memtrace_core.query import MemoryQuery
 
 MICROSECOND = timedelta(microseconds=1)

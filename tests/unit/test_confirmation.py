@@ -6,9 +6,9 @@ from builders import MICROSECOND, ORG, OTHER_ORG, bound, in_memory, instance, ru
 
 from memtrace_core.confirmation import ConfirmationPolicy
 from memtrace_core.delivery import DeliveryPolicy
+from memtrace_core.entries import OrgHoldings
 from memtrace_core.errors import ArcTimeout
 from memtrace_core.memories import NewMemory
-from memtrace_core.ports import OrgHoldings
 from memtrace_core.query import MemoryQuery
 
 SECOND = timedelta(seconds=1)

@@ -7,9 +7,9 @@ import pytest
 from builders import MICROSECOND, ORG, OTHER_ORG, bound, draft, embedded_instance, in_memory, instance, run, settle
 
 from memtrace_core.delivery import DeliveryPolicy
+from memtrace_core.entries import EntryState, OrgHoldings
 from memtrace_core.errors import REFUSES_KEY, ArcFailed, ArcRejected, ArcTimeout, ArcUnreachable
 from memtrace_core.memories import NewMemory
-from memtrace_core.ports import EntryState, OrgHoldings
 from memtrace_core.query import MemoryQuery
 
 SECOND = timedelta(seconds=1)

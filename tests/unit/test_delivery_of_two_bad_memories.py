@@ -5,9 +5,9 @@ from datetime import timedelta
 from builders import bound, in_memory, instance, run, settle
 
 from memtrace_core.delivery import DeliveryPolicy
+from memtrace_core.entries import OrgHoldings
 from memtrace_core.errors import ArcFailed, ArcRejected
 from memtrace_core.memories import NewMemory
-from memtrace_core.ports import OrgHoldings
 
 ARC = instance()
 POLICY = DeliveryPolicy(batch_size=3, most_rows=3, suspect_after=2, condemn_after=3)

@@ -24,11 +24,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memtrace_core.dedup import DedupPolicy, generated_key
+from memtrace_core.entries import Duplicate
 from memtrace_core.errors import ArcUnreachable, InvalidInput, NoArcInstance, NotFound
 from memtrace_core.identifiers import parse_memory_id
 from memtrace_core.memories import NewMemory
 from memtrace_core.model import AgentCounts, Memory
-from memtrace_core.ports import Duplicate
 from memtrace_core.query import MemoryQuery, position_of
 
 SECOND = timedelta(seconds=1)

@@ -7,11 +7,11 @@ from builders import ORG, OTHER_ORG, bound, embedded_instance, in_memory, instan
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memtrace_core.entries import OrgHoldings
 from memtrace_core.errors import Conflict, InvalidInput, NotFound, OrgClosing, SealBroken
 from memtrace_core.identifiers import api_key_digest
 from memtrace_core.memories import NewMemory
 from memtrace_core.model import DEFAULT_ORG_ID, LEGACY_INSTANCE_ID, Permission
-from memtrace_core.ports import OrgHoldings
 from memtrace_core.query import MemoryQuery
 from memtrace_core.tenants import Binding, mask
 from memtrace_core.testing import TransparentVault

@@ -22,8 +22,9 @@ from memtrace_cli.composition import compose
 from memtrace_cli.settings import Auth, Dedup, Journal, Settings
 from memtrace_core import Binding, Permission, Services
 from memtrace_core.dedup import generated_key
+from memtrace_core.entries import Draft
 from memtrace_core.model import EMBEDDED_URL
-from memtrace_core.ports import Clock, Draft
+from memtrace_core.ports import Clock
 from memtrace_core.testing import ManualClock
 from memtrace_sqlite import EnvelopeVault, MasterKey, Mode, SqliteJournal
 
