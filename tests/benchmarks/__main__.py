@@ -21,6 +21,7 @@ from benchmarks.history import history
 from benchmarks.machine import machine
 from benchmarks.reading import arc_reads, embedded_reads
 from benchmarks.report import Findings
+from benchmarks.second_node import second_node
 from benchmarks.subjects import Effort
 from benchmarks.writing import batches, second_worker, single_writes
 
@@ -37,6 +38,7 @@ def scenarios(
         "writes": lambda: single_writes(folder, concurrencies, effort),
         "batches": lambda: batches(folder, concurrencies, effort),
         "workers": lambda: second_worker(folder, concurrencies, effort) if several else Findings(),
+        "nodes": lambda: second_node(folder, concurrencies, effort),
         "reads": lambda: embedded_reads(folder, concurrencies, effort),
         "arc-reads": lambda: arc_reads(folder, concurrencies, effort),
         "history": lambda: history(folder, concurrencies, effort),
