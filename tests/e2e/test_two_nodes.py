@@ -17,6 +17,8 @@ from e2e.test_arc import HASTY, bound_to
 
 from memtrace_core import Services
 
+pytestmark = pytest.mark.slow
+
 Apis = tuple[httpx.Client, httpx.Client]
 
 ORGS = 5
