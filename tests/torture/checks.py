@@ -191,7 +191,9 @@ class _Judge:
                 others = [one for one in self._by_sameness[member.sameness] if one.request != member.request]
                 # What was also sent at another time without an answer, or before, says nothing about this one.
                 sure = all(one.outcome is not None and one.began > member.ended for one in others)
-                if sure and not self._fates.may_be_gone(birth_of(member)):
+                # Of twins in it one was stored, and an order may have met that one alone.
+                twins = [one for one in members if one.sameness == member.sameness]
+                if sure and not any(self._fates.may_be_gone(birth_of(one)) for one in twins):
                     by_others = {
                         one.outcome.memory["memory_id"] for one in others if isinstance(one.outcome, Stored)
                     }

@@ -368,6 +368,14 @@ def test_a_batch_of_which_an_order_may_have_taken_a_part_is_not_torn() -> None:
     assert found(members, reading(bobs)) == ["torn"]
 
 
+def test_a_batch_whose_stored_twin_may_have_been_forgotten_is_not_torn() -> None:
+    """Of two members that dedup takes for the same the other one was never stored, though no order is about it."""
+    twin = attempt(2, 1, None, sent=sent(2, agent_id="bob"))
+    members = [attempt(1, 1, None), attempt(2, 1, None), twin]
+    assert found(members, reading(memory(1)), orders=(order(2, agent="bob"),)) == []
+    assert found(members[:2], reading(memory(1)), orders=(order(2, agent="bob"),)) == ["torn"]
+
+
 def test_the_line_counts_answers_and_violations() -> None:
     """One line tells the seed, the cycles, what was answered, and how much of each kind went wrong."""
     attempts = [stored(1), stored(2), known(1, 3), attempt(4, 4, None)]
