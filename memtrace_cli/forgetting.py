@@ -69,7 +69,7 @@ def forget(
     if as_json:
         output.say_json(_described(order))
         return
-    output.say(f"Forgotten, {order.removed} memories here removed")
+    output.say(f"Forgotten, {output.shown_memories(order.removed)} here removed")
     if order.done_at is None:
         output.note("what Arc has is hidden, and deleted by the server that runs")
         output.suggest(f"memtrace org show {org_id}")
@@ -188,9 +188,10 @@ def _kept(org: Org) -> str:
 
 
 def _told(reach: Reach) -> str:
+    here = output.shown_memories(reach.here)
     if reach.in_arc is None:
-        return f"{reach.here} memories here, and what Arc has, which does not answer now."
-    return f"{reach.here} memories here, {reach.in_arc} rows in Arc (what was delivered lately is in both)."
+        return f"{here} here, and what Arc has, which does not answer now."
+    return f"{here} here, {reach.in_arc} rows in Arc (what was delivered lately is in both)."
 
 
 def _meant(agent: str | None, session: str | None, before: str | None) -> str:
