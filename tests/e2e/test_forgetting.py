@@ -50,7 +50,7 @@ def test_an_order_needs_no_server(deployment: Deployment) -> None:
         "Forgotten, 0 memories"
     )
     assert deployment.done("org", "forget", tenant.org_id, "--agent", "ada", "--yes").startswith(
-        "Forgotten, 1 memories"
+        "Forgotten, 1 memory here removed"
     )
     with deployment.serve() as server, server.client(tenant) as api:
         assert seen(api) == ["two"]
