@@ -13,6 +13,22 @@ from memtrace_sqlite.rows import COLUMNS, Value, conditions, memory_of, ordering
 OF_STORE = "store = (SELECT store FROM stores WHERE org_id = ? AND database = ? AND measurement = ?)"
 """The condition for the rows of one instance; its values are those of `store_of`."""
 
+# The blocks are those of the index embedded_dedup: from each to the one before that has rows of the store.
+_WITH_KEY = """ AND seq IN (
+    WITH RECURSIVE
+        owned(owner) AS (SELECT store FROM stores WHERE org_id = ? AND database = ? AND measurement = ?),
+        blocks(number) AS (
+            SELECT (SELECT max(seq >> 10) FROM embedded WHERE store = owner AND dedup_key IS NOT NULL) FROM owned
+            UNION ALL
+            SELECT (
+                SELECT max(seq >> 10) FROM embedded
+                WHERE store = owner AND dedup_key IS NOT NULL AND seq >> 10 < number
+            ) FROM blocks, owned WHERE number IS NOT NULL
+        )
+    SELECT seq FROM owned CROSS JOIN blocks CROSS JOIN embedded INDEXED BY embedded_dedup
+    ON store = owner AND seq >> 10 = number AND dedup_key = ?
+)"""
+
 
 def store_of(instance: ArcInstance) -> tuple[Value, Value, Value]:
     """Return the values of `OF_STORE`."""
@@ -25,9 +41,13 @@ def find(connection: apsw.Connection, instance: ArcInstance, query: MemoryQuery)
     if query.memory_id is not None and (parsed := parse_memory_id(query.memory_id)):
         # The id tells the time, and there is an index by time.
         where, values = f"{where} AND time = ?", [*values, parsed[0]]
+    table = "embedded"
+    if query.dedup_key is not None:
+        table = "embedded NOT INDEXED"  # by row
+        where, values = f"{where}{_WITH_KEY}", [*values, *store_of(instance), query.dedup_key]
     hidden, more = hidden_here(connection, instance.org_id)
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM embedded WHERE {OF_STORE}{where}{hidden}{ordering(query)} LIMIT ? OFFSET ?",
+        f"SELECT {COLUMNS} FROM {table} WHERE {OF_STORE}{where}{hidden}{ordering(query)} LIMIT ? OFFSET ?",
         (*store_of(instance), *values, *more, query.limit, query.offset),
     )
     return [memory_of(query.org_id, row) for row in rows]

@@ -236,6 +236,13 @@ ALTER TABLE claim_tables ADD COLUMN claims INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE claim_tables ADD COLUMN moved_up_to INTEGER NOT NULL DEFAULT 0;
 """
 
+# Dedup keys come in no order. By blocks of rows the entries that a write makes meet in a few pages, however many
+# rows there are; whoever looks for a key goes from block to block (`embedded_reads`).
+_JOURNAL_5 = """
+DROP INDEX embedded_dedup;
+CREATE INDEX embedded_dedup ON embedded (store, seq >> 10, dedup_key) WHERE dedup_key IS NOT NULL;
+"""
+
 # A superseded key still works until it expires, but its name is its successor's.
 _METADATA_2 = """
 ALTER TABLE api_keys ADD COLUMN superseded_at INTEGER;
@@ -263,4 +270,4 @@ _METADATA_4 = "ALTER TABLE orgs ADD COLUMN retention INTEGER;"
 METADATA = Schema(
     "metadata database", 0x4D744D64, (_METADATA_1, _METADATA_2, _METADATA_3, _METADATA_4), forerunner=refusal
 )
-JOURNAL = Schema("journal", 0x4D744A6E, (_JOURNAL_1, _JOURNAL_2, _JOURNAL_3, _JOURNAL_4))
+JOURNAL = Schema("journal", 0x4D744A6E, (_JOURNAL_1, _JOURNAL_2, _JOURNAL_3, _JOURNAL_4, _JOURNAL_5))

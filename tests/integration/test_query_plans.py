@@ -102,12 +102,11 @@ EXPECTED = {
     "by agent": "embedded_agent (store=? AND agent_id=?)",
     "by session": "embedded_session (store=? AND session_id=?)",
     "by id": "embedded_time (store=? AND time=? AND memory_id=?)",
-    "by dedup key": "embedded_dedup (store=? AND dedup_key=?)",
     "by content": "embedded_time (store=?)",
 }
 
 
-@pytest.mark.parametrize("name", QUERIES)
+@pytest.mark.parametrize("name", EXPECTED)
 def test_the_embedded_store_finds_by_the_index_that_fits(tmp_path, name):
     """Each way of asking has its index in the embedded store, and a page comes out in order without sorting."""
 
@@ -118,6 +117,22 @@ def test_the_embedded_store_finds_by_the_index_that_fits(tmp_path, name):
     (search,) = [step for step in plan if " embedded " in step]
     assert search.startswith(f"SEARCH embedded USING INDEX {EXPECTED[name]}")
     assert [step for step in plan if "TEMP B-TREE" in step] == []
+
+
+def test_the_embedded_store_finds_a_dedup_key_block_by_block(tmp_path):
+    """From block to block by the index of dedup keys, and then to the few rows that have the key."""
+
+    async def ask(world):
+        await world.gateway.query(EMBEDDED, MemoryQuery(org_id=ORG, **QUERIES["by dedup key"]))
+
+    _, plan = plans(tmp_path, ask)
+    of_memories = [step for step in plan if " embedded " in step]
+    assert of_memories == [
+        "SEARCH embedded USING INTEGER PRIMARY KEY (rowid=?)",
+        "SEARCH embedded USING COVERING INDEX embedded_dedup (store=?)",
+        "SEARCH embedded USING COVERING INDEX embedded_dedup (store=? AND <expr><?)",
+        "SEARCH embedded USING COVERING INDEX embedded_dedup (store=? AND <expr>=? AND dedup_key=?)",
+    ]
 
 
 def test_counting_an_agent_reads_one_org_or_one_agent(tmp_path):
