@@ -82,7 +82,8 @@ class _Bridge(logging.Handler):
     """Hands what the standard library's loggers get to ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        extras = {name: getattr(record, name) for name in _EXTRAS if hasattr(record, name)}
+        given = {name: getattr(record, name, None) for name in _EXTRAS}
+        extras = {name: value for name, value in given.items() if value is not None}
         level = record.levelname if record.levelname in LEVELS else "INFO"
         logger.opt(exception=record.exc_info).bind(**extras).log(level, "{}", record.getMessage())
 

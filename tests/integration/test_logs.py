@@ -227,6 +227,16 @@ def test_the_standard_librarys_loggers_come_out_in_our_form(logs, form):
 
 
 @forms
+def test_what_nobody_knows_is_left_out(logs, form):
+    """An error without a hint is logged without one."""
+    captured = logs(form)
+    logging.getLogger("memtrace").error("storage: gone", extra={"request_id": "r1", "hint": None})
+    (line,) = lines(captured)
+    assert "hint" not in line
+    assert "r1" in line
+
+
+@forms
 def test_an_exception_of_the_standard_librarys_loggers_is_kept(logs, form):
     """`exc_info` crosses the bridge."""
     captured = logs(form)
