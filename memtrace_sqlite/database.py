@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,8 @@ import msgspec
 from memtrace_core.damage import DamagedRow
 from memtrace_core.errors import StorageUnavailable
 from memtrace_core.opening import Mode
+
+_log = logging.getLogger("memtrace.database")
 
 BUSY_TIMEOUT_MS = 30_000
 
@@ -269,6 +272,12 @@ def _bring_up_to_date(connection: apsw.Connection, path: Path, schema: Schema, m
             f"{path} has schema version {found}, older than this program's {schema.version}; "
             "start `memtrace serve` once to migrate it"
         )
+    _log.info(
+        "bringing %s from schema version %d to %d; with millions of rows it takes minutes",
+        path,
+        found,
+        schema.version,
+    )
     with transaction(connection):
         _migrate(connection, schema, _user_version(connection))
 

@@ -217,8 +217,9 @@ def test_an_older_schema_is_only_migrated_by_who_may(tmp_path):
     assert tables(path) == {"one"}
 
 
-def test_a_migration_adds_what_is_new_and_keeps_what_was_there(tmp_path):
-    """The server brings an older schema up to date, without running the older migrations again."""
+def test_a_migration_adds_what_is_new_and_keeps_what_was_there(tmp_path, caplog):
+    """The server says that it brings an older schema up to date, and runs no older migration again."""
+    caplog.set_level("INFO")
     path = tmp_path / "memtrace.db"
     make(path)
     connection = open_database(path, TWO, Mode.MIGRATE)
@@ -226,6 +227,10 @@ def test_a_migration_adds_what_is_new_and_keeps_what_was_there(tmp_path):
     connection.close()
     assert tables(path) == {"one", "two"}
     assert version(path) == 2
+    (told,) = caplog.messages
+    assert told.startswith(f"bringing {path} from schema version 1 to 2;")
+    open_database(path, TWO, Mode.MIGRATE).close()
+    assert len(caplog.messages) == 1
 
 
 @modes
