@@ -18,15 +18,15 @@ _WITH_KEY = """ AND seq IN (
     WITH RECURSIVE
         owned(owner) AS (SELECT store FROM stores WHERE org_id = ? AND database = ? AND measurement = ?),
         blocks(number) AS (
-            SELECT (SELECT max(seq >> 10) FROM embedded WHERE store = owner AND dedup_key IS NOT NULL) FROM owned
+            SELECT (SELECT max(seq >> 12) FROM embedded WHERE store = owner AND dedup_key IS NOT NULL) FROM owned
             UNION ALL
             SELECT (
-                SELECT max(seq >> 10) FROM embedded
-                WHERE store = owner AND dedup_key IS NOT NULL AND seq >> 10 < number
+                SELECT max(seq >> 12) FROM embedded
+                WHERE store = owner AND dedup_key IS NOT NULL AND seq >> 12 < number
             ) FROM blocks, owned WHERE number IS NOT NULL
         )
     SELECT seq FROM owned CROSS JOIN blocks CROSS JOIN embedded INDEXED BY embedded_dedup
-    ON store = owner AND seq >> 10 = number AND dedup_key = ?
+    ON store = owner AND seq >> 12 = number AND dedup_key = ?
 )"""
 
 

@@ -240,7 +240,7 @@ ALTER TABLE claim_tables ADD COLUMN moved_up_to INTEGER NOT NULL DEFAULT 0;
 # rows there are; whoever looks for a key goes from block to block (`embedded_reads`).
 _JOURNAL_5 = """
 DROP INDEX embedded_dedup;
-CREATE INDEX embedded_dedup ON embedded (store, seq >> 10, dedup_key) WHERE dedup_key IS NOT NULL;
+CREATE INDEX embedded_dedup ON embedded (store, seq >> 12, dedup_key) WHERE dedup_key IS NOT NULL;
 """
 
 # A superseded key still works until it expires, but its name is its successor's.

@@ -18,7 +18,7 @@ from memtrace_sqlite.database import Mode, open_database
 from memtrace_sqlite.schema import JOURNAL
 
 ONE, OTHER = embedded_instance("org_a"), embedded_instance("org_b")
-BLOCK = 1 << 10
+BLOCK = 1 << 12
 FRAME_BYTES = 4096 + 24  # a page in the write-ahead log
 UNTIL_NOW = 4  # the schema version that had one index over all keys
 
@@ -138,23 +138,23 @@ def test_what_was_stored_under_a_former_schema_is_found(tmp_path):
 
 
 def test_writes_meet_in_a_few_pages_of_the_index_of_keys(tmp_path):
-    """Sixteen keys in no order change no more pages above fifty thousand memories than above none."""
+    """Keys in no order change the pages of a block or two, however many memories there are."""
 
     def keyed(count):
         return [draft(dedup_key=generated_key("ada", "e", str(next(number)))) for _ in range(count)]
 
     async def pages(journal):
         before = (tmp_path / "journal.db-wal").stat().st_size
-        await journal.append(ONE, keyed(16))
+        await journal.append(ONE, keyed(500))
         return ((tmp_path / "journal.db-wal").stat().st_size - before) / FRAME_BYTES
 
     async def work(journal, _):
         journal._connection.wal_autocheckpoint(0)
         first = await pages(journal)
-        for _ in range(20):
+        for _ in range(30):
             await journal.append(ONE, keyed(1000))
         return first, await pages(journal)
 
     number = itertools.count()
     first, last = with_journal(tmp_path, work)
-    assert last <= first + 12  # those of a block, at most
+    assert last < first + 100  # two blocks have ninety
