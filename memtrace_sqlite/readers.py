@@ -18,6 +18,8 @@ from memtrace_sqlite.rows import prepare
 
 MOST_THREADS = 4
 SHORT_READ_SECONDS = 0.005
+# SQLite forgets these pages with each commit of anybody, and the system has them: more would only be memory.
+CACHE_KIB = 512
 
 Result = TypeVar("Result")
 
@@ -104,6 +106,7 @@ class Readers:
                 with reporting(self._path):
                     if connection is None:
                         connection = prepare(open_reader(self._path))
+                        connection.pragma("cache_size", -CACHE_KIB)
                     with snapshot(connection):
                         result = question.work(connection)
             except BaseException as raised:  # whoever asked is told, whatever it is; this thread must live on

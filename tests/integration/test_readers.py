@@ -109,3 +109,18 @@ def test_a_read_that_nobody_waits_for_any_more_hurts_nobody(reading):
         assert await readers.run(lambda connection: "next") == "next"
 
     reading(use)
+
+
+def test_a_reader_keeps_few_pages(reading):
+    """Each of its connections has a small cache of its own, on every thread."""
+    together = threading.Barrier(module.MOST_THREADS, timeout=30)
+
+    def work(connection):
+        together.wait()
+        return connection.pragma("cache_size")
+
+    async def use(readers):
+        sizes = await asyncio.gather(*(readers.run(work) for _ in range(module.MOST_THREADS)))
+        assert sizes == [-module.CACHE_KIB] * module.MOST_THREADS
+
+    reading(use)
