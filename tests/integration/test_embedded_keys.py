@@ -6,18 +6,21 @@ from datetime import timedelta
 import apsw
 import msgspec
 import pytest
-from builders import draft, embedded_instance, memory, run
+from builders import ORG, aims, draft, drafts, embedded_instance, memory, queries, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memtrace_core.dedup import DedupPolicy, generated_key
+from memtrace_core.forgotten import Forgotten
+from memtrace_core.identifiers import memory_id
 from memtrace_core.query import MemoryQuery
 from memtrace_core.testing import ManualClock
-from memtrace_sqlite import SqliteEmbeddedGateway, SqliteJournal
+from memtrace_sqlite import SqliteEmbeddedGateway, SqliteJournal, forgetting
 from memtrace_sqlite.database import Mode, open_database
 from memtrace_sqlite.schema import JOURNAL
 
 ONE, OTHER = embedded_instance("org_a"), embedded_instance("org_b")
+FORMER = embedded_instance("org_a", id="former", measurement="former")  # where the org was before
 BLOCK = 1 << 12
 FRAME_BYTES = 4096 + 24  # a page in the write-ahead log
 UNTIL_NOW = 4  # the schema version that had one index over all keys
@@ -91,6 +94,51 @@ def test_a_key_is_found_in_whichever_blocks_it_is(tmp_path_factory, places, data
     assert found(folder, ("k", "l", "none")) == expected
 
 
+KEYS = ("k", "k" * 256, memory_id(1_700_000_000_000_000, "aabbcc", "0000"))
+TARGETS = st.sampled_from([ONE, ONE, OTHER, FORMER])
+STORED = st.lists(st.tuples(TARGETS, drafts(KEYS), st.sampled_from(KEYS) | st.none()), min_size=1, max_size=20)
+ASKED = st.lists(
+    st.tuples(TARGETS, queries(), aims, st.sampled_from(KEYS), st.booleans()), min_size=10, max_size=20
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(places=PLACES, stored=STORED, more=STORED, gone=st.integers(0, 3), asked=ASKED)
+def test_a_key_among_other_filters_answers_like_a_scan(
+    tmp_path_factory, monkeypatch, places, stored, more, gone, asked
+):
+    """Whatever else is asked for, in either order, page by page: the store's memories with the key, without those
+    that were removed, whose places others have taken, and those that are forgotten and still there.
+    """
+    folder = tmp_path_factory.mktemp("keys")
+    kept = {target.id: [] for target in (ONE, OTHER, FORMER)}
+
+    async def store(journal, came):
+        for target, one, key in came:
+            kept[target.id] += await journal.append(target, [msgspec.structs.replace(one, dedup_key=key)])
+
+    async def forget(journal, memories):
+        for one in memories:
+            await journal.forget(ONE.org_id, Forgotten.one(one.memory_id), in_arc=False)
+            kept[ONE.id].remove(one)
+
+    async def change_and_ask(journal, gateway):
+        await forget(journal, kept[ONE.id][::-1][:gone])
+        await store(journal, more)
+        kept[ONE.id] += (await journal.admit(ONE, [memory(org_id=ONE.org_id, dedup_key=KEYS[0])])).stored
+        with monkeypatch.context() as patch:
+            patch.setattr(forgetting, "SWEPT_AT_ONCE", 0)  # so that they are hidden, and stay
+            await forget(journal, kept[ONE.id][:gone])
+        for target, query, aim, key, alone in asked:
+            query = MemoryQuery(org_id=ORG) if alone else aim.at(query, kept[target.id])
+            query = msgspec.structs.replace(query, org_id=target.org_id, dedup_key=key)
+            assert await gateway.query(target, query) == query.page(kept[target.id])
+
+    with_journal(folder, lambda journal, _: store(journal, stored[: len(places)]))
+    spread(folder, places[: len(stored)])
+    with_journal(folder, change_and_ask)
+
+
 @pytest.mark.parametrize("place", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 900 * BLOCK])
 def test_the_edges_of_a_block_belong_to_it(tmp_path, place):
     """A memory alone in its block is found, and one beside it."""
@@ -127,13 +175,15 @@ def test_what_was_stored_under_a_former_schema_is_found(tmp_path):
     former = msgspec.structs.replace(JOURNAL, migrations=JOURNAL.migrations[:UNTIL_NOW])
     connection = open_database(tmp_path / "journal.db", former, Mode.MIGRATE)
     connection.execute("INSERT INTO stores VALUES (1, ?, ?, ?)", (ONE.org_id, ONE.database, ONE.measurement))
-    rows = [(place, 1_700_000_000_000_000 + place, f"mem_{place}", f"k{place}") for place in range(1, 3 * BLOCK, 7)]
+    rows = [
+        (place, 1_700_000_000_000_000 + place, f"mem_{place}", f"k{place}") for place in range(1, 3 * BLOCK, 61)
+    ]
     sql = """
         INSERT INTO embedded VALUES (?, 1, ?, ?, 'ada', NULL, 'episodic', 'e', 'kept', NULL, NULL, ?, 0.5, NULL)
     """
     connection.executemany(sql, rows)
     connection.close()
-    places = found(tmp_path, [f"k{place}" for place in range(3 * BLOCK)])
+    places = found(tmp_path, [f"k{place}" for row in rows for place in (row[0], row[0] + 1)])
     assert [key for key, contents in places.items() if contents] == [("org_a", key) for *_, key in rows]
 
 
