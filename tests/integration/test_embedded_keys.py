@@ -70,7 +70,7 @@ def found(folder, keys, limit=100):
 PLACES = st.lists(st.integers(1, 6 * BLOCK), min_size=1, max_size=12, unique=True)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(places=PLACES, data=st.data())
 def test_a_key_is_found_in_whichever_blocks_it_is(tmp_path_factory, places, data):
     """All memories with a key and no others, newest first, of this org and of no other."""
