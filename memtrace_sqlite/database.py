@@ -260,26 +260,31 @@ def _connect(path: Path, flags: int) -> apsw.Connection:
 
 
 def _bring_up_to_date(connection: apsw.Connection, path: Path, schema: Schema, mode: Mode) -> None:
-    found = _user_version(connection)
-    if found > schema.version:
-        raise StorageUnavailable(
-            f"{path} has schema version {found}, newer than this program's {schema.version}; use a newer memtrace"
-        )
-    if found == schema.version:
+    found = _outdated(connection, path, schema)
+    if found is None:
         return
     if mode is Mode.AS_IT_IS:
         raise StorageUnavailable(
             f"{path} has schema version {found}, older than this program's {schema.version}; "
             "start `memtrace serve` once to migrate it"
         )
-    _log.info(
-        "bringing %s from schema version %d to %d; with millions of rows it takes minutes",
-        path,
-        found,
-        schema.version,
-    )
     with transaction(connection):
-        _migrate(connection, schema, _user_version(connection))
+        # Another process may have done it meanwhile, and one of a newer program at that.
+        found = _outdated(connection, path, schema)
+        if found is not None:
+            text = "bringing %s from schema version %d to %d; with millions of rows it takes minutes"
+            _log.info(text, path, found, schema.version)
+            _migrate(connection, schema, found)
+
+
+def _outdated(connection: apsw.Connection, path: Path, schema: Schema) -> int | None:
+    """Return the version of a schema that is older than this program's, None if it is the same."""
+    found = _user_version(connection)
+    if found > schema.version:
+        raise StorageUnavailable(
+            f"{path} has schema version {found}, newer than this program's {schema.version}; use a newer memtrace"
+        )
+    return found if found < schema.version else None
 
 
 def _migrate(connection: apsw.Connection, schema: Schema, found: int) -> None:

@@ -4,8 +4,10 @@ import os
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import apsw
+import msgspec
 import pytest
 
 from memtrace_core.errors import StorageUnavailable
@@ -231,6 +233,27 @@ def test_a_migration_adds_what_is_new_and_keeps_what_was_there(tmp_path, caplog)
     assert told.startswith(f"bringing {path} from schema version 1 to 2;")
     open_database(path, TWO, Mode.MIGRATE).close()
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(("newest", "told"), [(2, None), (3, "schema version 3, newer than this program's 2")])
+def test_a_migration_that_comes_second_leaves_the_first_ones_schema(tmp_path, monkeypatch, newest, told):
+    """Whoever waits while another process migrates finds the work done, or a schema that it must not touch."""
+    path = tmp_path / "memtrace.db"
+    make(path)
+    three = msgspec.structs.replace(TWO, migrations=(*TWO.migrations, "CREATE TABLE three (n)"))
+    theirs = msgspec.structs.replace(three, migrations=three.migrations[:newest])
+    begin = database.transaction
+
+    def late(connection):
+        monkeypatch.setattr(database, "transaction", begin)
+        open_database(path, theirs, Mode.MIGRATE).close()
+        return begin(connection)
+
+    monkeypatch.setattr(database, "transaction", late)
+    with pytest.raises(StorageUnavailable, match=told) if told else nullcontext():
+        open_database(path, TWO, Mode.MIGRATE).close()
+    assert version(path) == newest
+    assert "two" in tables(path)
 
 
 @modes
