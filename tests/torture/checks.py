@@ -145,10 +145,11 @@ class _Judge:
     def _may_be_stored_again(self, former: str, latter: str) -> bool:
         """Tell whether an order that was given in time has freed a claim, or may have."""
         first, second = self._source_of(former), self._source_of(latter)
-        born = birth_of(first, former)
-        return self._fates.may_be_gone_before(born, second.ended) or (
-            self._reading.over_arc
-            and self._fates.may_free_the_claims_of_others(born, second.ended, own_key="dedup_key" in second.sent)
+        return self._fates.may_be_stored_again(
+            birth_of(first, former),
+            second.ended,
+            own_key="dedup_key" in second.sent,
+            over_arc=self._reading.over_arc,
         )
 
     def _source_of(self, memory_id: str) -> Attempt:

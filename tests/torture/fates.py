@@ -80,6 +80,12 @@ class Fates:
             for order in self._about(birth)
         )
 
+    def may_be_stored_again(self, birth: Birth, moment: int, *, own_key: bool, over_arc: bool) -> bool:
+        """Tell whether a copy of a memory may be stored at a moment: an order has freed its claim, or may have."""
+        return self.may_be_gone_before(birth, moment) or (
+            over_arc and self.may_free_the_claims_of_others(birth, moment, own_key=own_key)
+        )
+
     def any_since(self, org: str, moment: int) -> bool:
         """Tell whether an org has given an order that a memory of that moment may have met."""
         orders = [*self._broad[org], *(one for (of, _), some in self._single.items() if of == org for one in some)]

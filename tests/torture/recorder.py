@@ -30,6 +30,14 @@ class Recorder:
         self.unanswered: dict[str, list[Fields]] = defaultdict(list)
         # Org and agent → the ids of all the agent's memories that an answer named.
         self.ids: dict[tuple[str, str], set[str]] = defaultdict(set)
+        # Org and what dedup takes for the same → the ids of its copies that an answer named.
+        self.copies: dict[tuple[str, str], set[str]] = defaultdict(set)
+        # The same → the births of what an answer never named.
+        self.unnamed: dict[tuple[str, str], list[Birth]] = defaultdict(list)
+        # Org and agent → how many memories may be there besides those that an answer named.
+        self.besides: dict[tuple[str, str], int] = defaultdict(int)
+        # The orgs whose memories end up in Arc.
+        self.over_arc: frozenset[str] = frozenset()
         self.orders: list[Order] = []
         self.fates = Fates()
         # Org and id → when a memory was stored that an answer named.
@@ -137,7 +145,7 @@ class Recorder:
             if self.fates.gone_at(birth) is None:
                 perhaps += 1
                 surely += not self.fates.may_be_gone(birth)
-        return range(surely, perhaps + 1)
+        return range(surely, perhaps + self.besides[org, agent] + 1)
 
     def broken(self, org: str, what: str, error: Exception) -> None:
         """Take note of a broken connection: that is in order only when the server was killed."""
@@ -168,17 +176,41 @@ class Recorder:
 
     def _remember(self, attempt: Attempt) -> None:
         org, sent, outcome = attempt.org, attempt.sent, attempt.outcome
+        same = org, attempt.sameness
         if outcome is None:
             self.unanswered[org].append(sent)
+            self.unnamed[same].append(birth_of(attempt))
             return
         if isinstance(outcome, Stored):
             self.acknowledged[org].append(outcome.memory)
             memory_id = outcome.memory["memory_id"]
             self.births[org, memory_id] = birth_of(attempt, memory_id)
+            self._compare_with_copies(attempt, memory_id)
         else:
             memory_id = outcome.memory_id
             self.births.setdefault((org, memory_id), birth_of(attempt, memory_id))
         self.ids[org, sent["agent_id"]].add(memory_id)
+        self.copies[same].add(memory_id)
+
+    def _compare_with_copies(self, attempt: Attempt, memory_id: str) -> None:
+        """See that what was just stored was free to be: all copies before it may be forgotten."""
+        same = attempt.org, attempt.sameness
+        former = max((one for one in self.copies[same] if one < memory_id), default=None)
+        if former is not None and not self._may_be_stored_again(self.births[attempt.org, former], attempt):
+            self.violated(
+                "doubled", attempt.org, f"{attempt.sameness} is stored as {former}, and now as {memory_id}"
+            )
+        if any(self._may_be_stored_again(birth, attempt) for birth in self.unnamed[same]):
+            # Whether that was stored no answer tells; what it was stored as might still be there.
+            self.besides[attempt.org, attempt.sent["agent_id"]] += 1
+
+    def _may_be_stored_again(self, former: Birth, latter: Attempt) -> bool:
+        return self.fates.may_be_stored_again(
+            former,
+            latter.ended,
+            own_key="dedup_key" in latter.sent,
+            over_arc=latter.org in self.over_arc,
+        )
 
 
 def _path_of(order: Order) -> str:

@@ -41,6 +41,7 @@ def run(
     """Run so many cycles in a folder; the first one that shows a violation is the last."""
     world, recorder = World(folder, Random(seed), workers), Recorder()
     with world.living():
+        recorder.over_arc = frozenset(one.org for one in world.orgs if one.place is not None)
         course = Cycles(world, recorder, seconds_per_cycle, seed, forgetting=forgetting)
         done = asyncio.run(_cycles(course, recorder, cycles))
         _make_peace(course, world, recorder)
