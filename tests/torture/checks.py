@@ -144,16 +144,21 @@ class _Judge:
 
     def _may_be_stored_again(self, former: str, latter: str) -> bool:
         """Tell whether an order that was given in time has freed a claim, or may have."""
-        first, second = self._source_of(former), self._source_of(latter)
-        return self._fates.may_be_stored_again(
-            birth_of(first, former),
-            second.ended,
-            own_key="dedup_key" in second.sent,
-            over_arc=self._reading.over_arc,
+        return any(
+            self._fates.may_be_stored_again(
+                birth_of(first, former),
+                second.ended,
+                own_key="dedup_key" in second.sent,
+                over_arc=self._reading.over_arc,
+            )
+            for first in self._sources_of(former)
+            for second in self._sources_of(latter)
         )
 
-    def _source_of(self, memory_id: str) -> Attempt:
-        return self._acknowledged.get(memory_id) or self._silent[memory_id][0]
+    def _sources_of(self, memory_id: str) -> Sequence[Attempt]:
+        """Return the attempts of which one has stored a memory."""
+        attempt = self._acknowledged.get(memory_id)
+        return self._silent[memory_id] if attempt is None else [attempt]
 
     def _duplicates(self) -> Iterator[Violation]:
         for attempt in self._attempts:

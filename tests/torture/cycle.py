@@ -54,7 +54,13 @@ class Cycles:
             await asyncio.gather(
                 *(self._look_after(one, readers[one.org], number - 1, rng) for one in self.world.orgs)
             )
+            await asyncio.to_thread(self.see_claims)
             await self._work(readers, number, plan, rng)
+
+    def see_claims(self) -> None:
+        """See that what is stored holds the claim of its key, which is so whenever it is looked at."""
+        for org, memory_id in self.world.unclaimed():
+            self.recorder.violated("unclaimed", org, f"{memory_id} does not hold the claim of its key")
 
     async def reader(self, one: Inhabitant, stack: AsyncExitStack) -> Reader:
         """Return a reader whose connections are closed with the stack."""

@@ -22,6 +22,7 @@ KINDS = (
     "unjustified",
     "status",
     "count",
+    "unclaimed",
     "unsettled",
     "resurrected",
     "overforgotten",
@@ -39,13 +40,13 @@ class Violation(msgspec.Struct, frozen=True):
         return f"{self.kind} ({self.org}): {self.what}"
 
 
-class Stored(msgspec.Struct, frozen=True):
+class Stored(msgspec.Struct, frozen=True, tag=True):
     """A memory was answered with 201."""
 
     memory: Fields
 
 
-class Known(msgspec.Struct, frozen=True):
+class Known(msgspec.Struct, frozen=True, tag=True):
     """A memory was answered to be a duplicate of another: 409, or the `duplicates` of a batch."""
 
     memory_id: str

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import msgspec
 from e2e.processes import eventually
 
 from torture.checks import check
@@ -18,6 +19,7 @@ from torture.recorder import Recorder
 from torture.world import World
 
 PEACE_SECONDS = 60
+HISTORY = "history.json"  # beside the files of a run that went wrong, to judge it again
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def run(
             attempts=recorder.attempts, readings=readings, tables=_tables(world), orders=recorder.orders
         )
     violations = [*recorder.violations, *check(history)]
+    if violations:
+        (folder / HISTORY).write_bytes(msgspec.json.encode(history))
     return Result(seed, done, recorder.attempts, recorder.orders, violations, len(set_aside))
 
 
@@ -73,6 +77,7 @@ def _make_peace(course: Cycles, world: World, recorder: Recorder) -> None:
     except AssertionError:
         left = f"{world.waiting()} memories are not confirmed and {world.orders()} orders to forget not done"
         recorder.violated("unsettled", "all", f"{left} in {PEACE_SECONDS} s")
+    course.see_claims()
 
 
 async def _read_all(course: Cycles, world: World, set_aside: frozenset[str]) -> list[Reading]:

@@ -16,6 +16,8 @@ from arc_double.process import ArcProcess
 from e2e.crew import workers_of
 from e2e.processes import Deployment, Server, Tenant
 
+from memtrace_sqlite.database import snapshot
+from torture.claims import unclaimed
 from torture.compaction import compact
 from torture.history import Fields
 
@@ -161,18 +163,31 @@ class World:
         rows = self._journal(f"SELECT memory_id FROM journal WHERE state = {SET_ASIDE}")
         return {str(memory_id) for (memory_id,) in rows}
 
+    def unclaimed(self) -> list[tuple[str, str]]:
+        """Return the orgs and ids of memories of the embedded store that do not hold the claim of their key."""
+        connection = self._open_journal()
+        try:
+            with snapshot(connection):
+                return unclaimed(connection)
+        finally:
+            connection.close()
+
     def rows(self) -> dict[tuple[str, str], list[Fields]]:
         """Return what lies in Arc, by place."""
         places = sorted({one.place for one in self.orgs if one.place})
         return {place: self.arc.rows(*place) for place in places}
 
     def _journal(self, sql: str) -> list[tuple[Any, ...]]:
-        connection = apsw.Connection(str(self.deployment.data / "journal.db"), flags=apsw.SQLITE_OPEN_READONLY)
+        connection = self._open_journal()
         try:
-            connection.set_busy_timeout(5000)
             return list(connection.execute(sql))
         finally:
             connection.close()
+
+    def _open_journal(self) -> apsw.Connection:
+        connection = apsw.Connection(str(self.deployment.data / "journal.db"), flags=apsw.SQLITE_OPEN_READONLY)
+        connection.set_busy_timeout(5000)
+        return connection
 
 
 def _kill(workers: Iterable[int]) -> None:

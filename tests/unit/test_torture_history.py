@@ -344,6 +344,16 @@ def test_the_same_may_be_stored_again_after_an_order_and_not_before() -> None:
     assert found([stored(1), again], reading(copy), orders=(order(5, **BY_ID),)) == ["doubled"]
 
 
+def test_a_copy_without_an_answer_may_be_of_any_attempt_without_one() -> None:
+    """Of several attempts the last may have stored it, and the first may have found what was forgotten since."""
+    copy = memory(5, content=memory(1)["content"])
+    unanswered = [attempt(1, 2, None), attempt(1, 4, None)]
+    for first in (stored(1), attempt(1, 1, None)):
+        assert found([first, *unanswered], reading(copy), orders=(order(3, agent="ada"),)) == []
+    too_late = order(5, agent="ada", answered=False)
+    assert found([stored(1), *unanswered], reading(memory(1), copy), orders=(too_late,)) == ["doubled"]
+
+
 def test_a_copy_of_what_is_kept_may_be_stored_beside_an_order_that_only_arc_can_tell_apart() -> None:
     """An order for a session frees claims until Arc has named its memories; the embedded store knows them."""
     again = attempt(1, 4, Stored(memory(4, content=memory(1)["content"])))
