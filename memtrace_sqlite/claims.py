@@ -78,6 +78,12 @@ class Claims:
         if self._filter.learn(starts, rows, self._recent.keys):
             self._use(starts)
 
+    def committed(self) -> None:
+        """Know by heart what was added: the transaction is on disk."""
+        # Noted before it is known, or it would not be noted if this ends half way.
+        self._filter.note(self._recent.added)
+        self._recent.committed()
+
     def prepare(self, now: int) -> None:
         """Drop the tables past the window at `now` (in µs), add one if need be, and move a portion there."""
         starts = self._starts

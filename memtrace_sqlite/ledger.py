@@ -77,6 +77,10 @@ class Ledger:
         if self._backlog:
             self._connection.executemany("REPLACE INTO backlog VALUES (?, ?)", self._backlog.items())
 
+    def committed(self) -> None:
+        """Remember what was claimed; the transaction is on disk."""
+        self._claims.committed()
+
     def write_rows(self) -> None:
         """Write the rows collected so far, so that the next statement sees them."""
         insert(self._connection, _INTO_JOURNAL, f"?, ?, {PENDING}, ?, {PLACES}", self._pending)
@@ -474,5 +478,5 @@ def _moments(memory_ids: Iterable[str]) -> Iterator[tuple[int, str]]:
 
 
 def _size(row: MemoryRow) -> int:
-    texts = (value for value in row if isinstance(value, str))
-    return ROW_OVERHEAD_BYTES + sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
+    text = "".join([value for value in row if isinstance(value, str)])
+    return ROW_OVERHEAD_BYTES + (len(text) if text.isascii() else len(text.encode()))

@@ -75,6 +75,18 @@ class RecentClaims:
         self._next = self._seen + 1
         return complete
 
+    @property
+    def added(self) -> Collection[Key]:
+        """What this transaction has claimed."""
+        return self._fresh.keys()
+
+    def committed(self) -> None:
+        """Know by heart what was added: the transaction is on disk. Else the next would read it from there."""
+        for key, (number, _) in self._fresh.items():
+            self._numbers.pop(key, None)
+            self._numbers[key] = number
+        self._seen = self._next - 1
+
     def find(self, key: Key) -> tuple[int, str] | None:
         """Return the time and the id of the memory that holds a key."""
         if key in self._fresh:

@@ -6,7 +6,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar, cast
 
@@ -32,6 +32,10 @@ class GroupState(Protocol):
 
     def finish(self) -> None:
         """Write what the jobs have only collected; the transaction is about to commit."""
+        ...
+
+    def committed(self) -> None:
+        """Remember what was written, as the transaction is on disk; a failure of this has no consequences."""
         ...
 
 
@@ -134,6 +138,10 @@ class GroupWriter(Generic[State]):
                 return
             for job in group:
                 self._commit([job])
+        else:
+            # Whatever happens here, what is on disk must not be run again.
+            with suppress(Exception):
+                self._state.committed()
 
     def _attempt(self, job: _Job[State, object]) -> None:
         job.error = None

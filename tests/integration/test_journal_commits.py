@@ -5,12 +5,13 @@ import apsw
 import pytest
 from builders import draft, embedded_instance, instance, run
 
-from memtrace_core.entries import PendingBatch
+from memtrace_core.entries import Duplicate, PendingBatch
 from memtrace_core.errors import JournalFull, OrgClosing, StorageUnavailable
 from memtrace_core.model import Memory
 from memtrace_core.query import MemoryQuery
 from memtrace_core.testing import ManualClock
 from memtrace_sqlite import SqliteEmbeddedGateway, SqliteJournal
+from memtrace_sqlite import claims as claims_module
 from memtrace_sqlite import journal as journal_module
 from memtrace_sqlite.writer import MOST_IN_GROUP
 
@@ -361,3 +362,52 @@ def test_a_memory_is_either_in_the_journal_or_in_the_embedded_store(tmp_path):
     assert in_journal == {memory.memory_id for memory in waiting}
     assert in_store == {memory.memory_id for memory in stored}
     assert rows(path, "SELECT pending_bytes = (SELECT sum(bytes) FROM journal) FROM ledger") == [(1,)]
+
+
+def test_what_a_process_claims_itself_is_not_read_back(tmp_path):
+    """A transaction reads only the claims that others have made since the last; its own are known."""
+
+    async def scenario():
+        journal = SqliteJournal(tmp_path / "journal.db", ManualClock())
+        other = SqliteJournal(tmp_path / "journal.db", ManualClock())
+        recent = journal._writer._state._claims._recent
+        await journal.append(ARC, numbered(3))
+        await journal.append(ARC, [draft(dedup_key="k3")])
+        assert (recent.new, len(recent)) == ([], 4)
+        await other.append(ARC, [draft(dedup_key="k4")])
+        await journal.append(ARC, [draft(dedup_key="k5")])
+        assert recent.new == [(ARC.org_id, "k4")]
+        for one in (journal, other):
+            outcomes = await one.append(ARC, numbered(6))
+            assert all(isinstance(outcome, Duplicate) for outcome in outcomes)
+            await one.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("at", ["first", "last"])
+def test_a_failure_to_remember_claims_has_no_consequences(tmp_path, monkeypatch, at):
+    """What is on disk is not run again; its claims are read from there, and found wherever they move."""
+    monkeypatch.setattr(claims_module, "PORTION", 2)
+
+    def fail(*given):
+        if given != ([],):  # nothing was read when the transaction began
+            raise ZeroDivisionError
+
+    async def scenario():
+        journal = SqliteJournal(tmp_path / "journal.db", ManualClock())
+        claims = journal._writer._state._claims
+        for key in "abcdefgh":  # the table that they move to is known by now
+            await journal.append(ARC, [draft(dedup_key=key)])
+        failing = {"first": (claims._filter, "note"), "last": (claims._recent, "committed")}[at]
+        with monkeypatch.context() as patch:
+            patch.setattr(*failing, fail)
+            (stored,) = await journal.append(ARC, [draft(dedup_key="k")])
+        assert isinstance(stored, Memory)
+        for key in "stuvwxyz":
+            assert await journal.append(ARC, [draft(dedup_key="k")]) == [Duplicate(stored.memory_id)]
+            await journal.append(ARC, [draft(dedup_key=key)])
+        await journal.close()
+
+    run(scenario())
+    assert rows(tmp_path / "journal.db", "SELECT count(*) FROM journal") == [(17,)]
