@@ -105,6 +105,7 @@ class RecentClaims:
         held = self._number_of(key)
         if held is not None:
             self._given_way.append(held)
+        self._fresh.pop(key, None)  # a dictionary would leave it in its former place
         self._fresh[key] = self._next, claim
         self._unwritten.append((self._next, *claim))
         self._next += 1

@@ -214,6 +214,21 @@ def test_a_claim_that_gives_way_in_its_own_transaction_is_gone():
     assert tables.claim("k", tables.another())
 
 
+def test_a_key_that_is_claimed_twice_at_once_moves_with_its_last_claim():
+    """Claims leave in the order of their numbers, also when another was made between two of one key."""
+    tables = Tables()
+    with tables.connection:
+        tables.claims.begin()
+        tables.claims.prepare(tables.now)
+        for number, key in enumerate("aba"):
+            tables.claims.add(("org_a", key, f"mem_{number}", tables.now + number))
+        tables.claims.write()
+    tables.claims.committed()
+    for process in (tables.claims, tables.another()):
+        tables.now += HOUR_US
+        assert [tables.claim(key, process) for key in "ab"] == [False, False]
+
+
 def test_a_claim_past_the_window_gives_way_for_good():
     """When the memory that took over a key is forgotten, no older one has it back, though the window be longer."""
     tables = Tables(window_hours=1)
