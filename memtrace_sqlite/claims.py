@@ -15,7 +15,7 @@ its window counts nowhere, since its time is compared, and a table goes when non
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from itertools import pairwise
 
@@ -153,12 +153,14 @@ class Claims:
         self._recent.add(claim)
         self._added += 1
 
-    def add_absent(self, claims: Iterable[Claim], now: int) -> None:
-        """Claim keys that no recent claim holds at `now`, for memories of any age; `find` prefers the younger."""
-        for claim in claims:
-            held = self._recent.find(claim[:2])
-            if held is None or not self.counts(held[0], now):
-                self.add(claim)
+    def add_absent(self, claim: Claim, now: int, gives_way: Callable[[str], bool]) -> None:
+        """Claim a key for a memory of any age unless a recent claim holds it at `now`; `find` prefers the younger.
+
+        `gives_way` tells whether the memory that holds the key shall be passed over.
+        """
+        held = self._recent.find(claim[:2])
+        if held is None or not self.counts(held[0], now) or gives_way(held[1]):
+            self.add(claim)
 
     def write(self) -> None:
         """Write what was added."""

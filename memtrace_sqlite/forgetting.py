@@ -115,7 +115,7 @@ class Orders:
                 (now, number),
             )
 
-    def frees(self, org_id: str, memory_id: str, draft: Draft) -> bool:
+    def frees(self, org_id: str, memory_id: str, draft: Draft | Memory) -> bool:
         """Tell whether the claim of a memory does not count for a draft: the memory is, or may be, forgotten."""
         parsed = parse_memory_id(memory_id)
         if parsed is None:
@@ -354,7 +354,7 @@ def _order_of(row: Sequence[Any]) -> ForgetOrder:
     )
 
 
-def _tells_agent(draft: Draft) -> bool:
+def _tells_agent(draft: Draft | Memory) -> bool:
     """Tell whether a draft's key can only be one of its own agent's."""
     return draft.dedup_key == generated_key(draft.agent_id, draft.event_type, draft.content)
 

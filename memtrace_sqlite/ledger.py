@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 import apsw
 
@@ -384,12 +385,12 @@ class Ledger:
         """Claim the dedup keys of memories that were stored elsewhere, where nobody has claimed them here."""
         self._prepare_claims()
         since = self._next - self._dedup.window // MICROSECOND
-        claims = (
-            (memory.org_id, memory.dedup_key, memory.memory_id, to_us(memory.time))
-            for memory in self._orders.left(found)
-            if memory.org_id == instance.org_id and memory.dedup_key is not None and to_us(memory.time) > since
-        )
-        self._claims.add_absent(claims, self._next)
+        org_id = instance.org_id
+        for memory in self._orders.left(found):
+            time, key = to_us(memory.time), memory.dedup_key
+            if memory.org_id == org_id and key is not None and time > since:
+                frees = partial(self._orders.frees, org_id, draft=memory)
+                self._claims.add_absent((org_id, key, memory.memory_id, time), self._next, frees)
 
     def mark_claims_loaded(self, instance: ArcInstance) -> None:
         """Remember that an instance's claims are all here."""

@@ -55,7 +55,7 @@ class Tables:
         with self.connection:
             self.claims.begin()
             self.claims.prepare(self.now)
-            self.claims.add_absent([("org_a", key, "mem_loaded", time)], self.now)
+            self.claims.add_absent(("org_a", key, "mem_loaded", time), self.now, lambda _: False)
             self.claims.write()
 
     @contextmanager

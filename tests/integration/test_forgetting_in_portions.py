@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from builders import ORG, START, draft, embedded_instance, instance, run
+from builders import ORG, START, draft, embedded_instance, instance, memory, run
 
 from memtrace_core.entries import Duplicate, OrgHoldings
 from memtrace_core.forgotten import Forgotten
@@ -48,6 +48,33 @@ def test_what_waits_to_be_removed_is_seen_by_nobody(tmp_path, monkeypatch, one):
         batch = await journal.next_batch(ORG, 10, 1 << 20)
         assert len(backlogs) == (not one.embedded)
         assert (batch is None) == one.embedded
+        await journal.close()
+
+    run(body())
+
+
+@pytest.mark.parametrize("one", [instance(), embedded_instance()], ids=["arc", "embedded"])
+def test_a_key_of_what_waits_to_be_removed_is_free_for_what_is_brought(tmp_path, monkeypatch, one):
+    """A memory from elsewhere that is younger than the order holds its key, and no copy is stored beside it."""
+    monkeypatch.setattr(forgetting, "SWEPT_AT_ONCE", 1)
+
+    async def body():
+        clock = ManualClock()
+        journal = SqliteJournal(tmp_path / "journal.db", clock)
+        await journal.append(one, [draft(dedup_key=key) for key in ("a", "b", "k")])
+        what = Forgotten(agent_id="ada", before=clock.now() + timedelta(minutes=1))
+        order = await journal.forget(ORG, what, in_arc=not one.embedded)
+        assert not order.swept
+        clock.advance(timedelta(minutes=20))
+        brought = memory(clock.now(), org_id=ORG, dedup_key="k")
+        if one.embedded:
+            assert (await journal.admit(one, [brought])).stored == [brought]
+        else:
+            await journal.note_arrivals(one, [brought])
+        assert await journal.append(one, [draft(dedup_key="k")]) == [Duplicate(brought.memory_id)]
+        while await journal.sweep(ORG):
+            pass
+        assert await journal.append(one, [draft(dedup_key="k")]) == [Duplicate(brought.memory_id)]
         await journal.close()
 
     run(body())
