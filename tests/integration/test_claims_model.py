@@ -45,7 +45,6 @@ class Expected:
 
     def __init__(self):
         self.held = {}
-        self.claimed = {}  # when each key was last, also by what is forgotten
         self.stored = {target.org_id: [] for target in TARGETS}
         self.cutoffs = {target.org_id: 0 for target in TARGETS}
         self.last = 0
@@ -54,7 +53,7 @@ class Expected:
     def copy(self):
         """Return what ought to be if nothing more happens."""
         other = copy.copy(self)
-        other.held, other.claimed, other.cutoffs = dict(self.held), dict(self.claimed), dict(self.cutoffs)
+        other.held, other.cutoffs = dict(self.held), dict(self.cutoffs)
         other.stored = {org_id: list(kept) for org_id, kept in self.stored.items()}
         return other
 
@@ -76,7 +75,6 @@ class Expected:
         self.stored[org_id].append(claimed)
         if self.counts(claimed.time):
             self.held[org_id, key] = claimed
-            self.claimed[org_id, key] = claimed.time
 
     def forget(self, org_id, forgotten):
         """Let go of the memories of an org for which `forgotten` is true."""
@@ -259,12 +257,11 @@ class World:
             if kind in ("fail", "full"):
                 jobs.append(Fail(target, keys, Failing() if kind == "fail" else apsw.FullError()))
             elif kind == "import":
-                # Whether a memory from elsewhere gets a key that was claimed depends on where that claim lies.
-                lately = self.expected.claimed
+                # Whether a memory from elsewhere gets a key that is held depends on where that claim lies.
                 free = [
                     key
                     for key in dict.fromkeys(keys)
-                    if key not in named and not self.expected.counts(lately.get((EMBEDDED.org_id, key), 0))
+                    if key not in named and self.expected.holder(EMBEDDED.org_id, key) is None
                 ]
                 jobs.append(Import([self._elsewhere(key, AGES[choice % len(AGES)]) for key in free]))
                 named.update(free)
