@@ -105,24 +105,28 @@ class GroupWriter(Generic[State]):
         self._thread.join()
 
     def _run(self) -> None:
-        ended = False
-        while not ended:
-            waiting = [self._jobs.get()]
-            try:
-                while len(waiting) < MOST_IN_GROUP:
-                    waiting.append(self._jobs.get_nowait())
-            except queue.Empty:
-                pass
-            ended = waiting[-1] is None
-            group = [job for job in waiting if job is not None]
-            if group:
-                self._commit(group)
-                self._give_out(group)
+        while (first := self._jobs.get()) is not None:
+            group = [first]
+            self._commit(group, growing=True)
+            self._give_out(group)
         self._turns.close()
 
-    def _commit(self, group: Sequence[_Job[State, object]]) -> None:
+    def _add_waiting(self, group: list[_Job[State, object]]) -> None:
+        """Let the jobs that wait by now join a group."""
+        with suppress(queue.Empty):
+            while len(group) < MOST_IN_GROUP:
+                job = self._jobs.get_nowait()
+                if job is None:
+                    self._jobs.put(None)  # still the last: there are no more jobs once the writer is closed
+                    return
+                group.append(job)
+
+    def _commit(self, group: list[_Job[State, object]], *, growing: bool = False) -> None:
         try:
             with reporting(self._path), self._full_disk(), self._turns.take():
+                if growing:
+                    # Only now: while another process had its turn, more came.
+                    self._add_waiting(group)
                 self._presence.check()
                 with transaction(self._connection):
                     self._state.begin()

@@ -149,3 +149,24 @@ def test_the_version_of_a_journal_moves_with_what_another_process_writes(tmp_pat
         await other.close()
 
     run(body())
+
+
+def test_what_comes_while_another_process_has_its_turn_shares_one_transaction(tmp_path):
+    """A group is closed when its turn begins, not when it begins to wait."""
+
+    async def scenario():
+        journal = SqliteJournal(tmp_path / "journal.db", ManualClock())
+        await journal.append(instance(), [draft("before")])
+        commits = []
+        journal._connection.set_commit_hook(lambda: bool(commits.append(1)))
+        with Turns(tmp_path / "journal.db").take():
+            appends = [asyncio.create_task(journal.append(instance(), [draft("first")]))]
+            await asyncio.sleep(0)  # it is handed over
+            await asyncio.to_thread(eventually, journal._writer._jobs.empty)  # the writer has it, and waits
+            appends += [asyncio.create_task(journal.append(instance(), [draft(str(n))])) for n in range(20)]
+            closing = asyncio.create_task(journal.close())
+            await asyncio.sleep(0)
+        await asyncio.gather(*appends, closing)
+        assert commits == [1]
+
+    run(scenario())
