@@ -156,10 +156,11 @@ class Claims:
     def add_absent(self, claim: Claim, now: int, gives_way: Callable[[str], bool]) -> None:
         """Claim a key for a memory of any age unless a recent claim holds it at `now`; `find` prefers the younger.
 
-        `gives_way` tells whether the memory that holds the key shall be passed over.
+        `gives_way` tells whether the memory that holds the key may be gone: then a younger one takes it over, which
+        keeps the key for longer whether that is so or not.
         """
         held = self._recent.find(claim[:2])
-        if held is None or not self.counts(held[0], now) or gives_way(held[1]):
+        if held is None or not self.counts(held[0], now) or (held[0] < claim[3] and gives_way(held[1])):
             self.add(claim)
 
     def write(self) -> None:

@@ -78,3 +78,22 @@ def test_a_key_of_what_waits_to_be_removed_is_free_for_what_is_brought(tmp_path,
         await journal.close()
 
     run(body())
+
+
+def test_a_key_of_what_may_be_forgotten_stays_with_it_beside_an_older_memory(tmp_path):
+    """Whether an order covers a memory that only Arc has is not known; what comes may be older."""
+
+    async def body():
+        clock = ManualClock()
+        journal = SqliteJournal(tmp_path / "journal.db", clock)
+        (kept,) = await journal.append(instance(), [draft(dedup_key="k")])
+        await journal.mark_delivered(await journal.next_batch(ORG, 10, 1 << 20), durable=True)
+        session = Forgotten(session_id="s1", before=clock.now() + timedelta(minutes=1))
+        order = await journal.forget(ORG, session, in_arc=True)
+        older = memory(clock.now() - timedelta(minutes=20), org_id=ORG, dedup_key="k")
+        await journal.note_arrivals(instance(), [older])
+        await journal.free_claims(order, [], all_of_them=True)
+        assert await journal.append(instance(), [draft(dedup_key="k")]) == [Duplicate(kept.memory_id)]
+        await journal.close()
+
+    run(body())
