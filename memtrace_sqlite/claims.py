@@ -134,8 +134,11 @@ class Claims:
         self._lookup = _lookup(start for start in starts if start not in known)
         self._lookup_in_known = _lookup(start for start in starts if start in known)
 
-    def find(self, org_id: str, dedup_key: str, now: int) -> str | None:
-        """Return the id of the memory that holds this key within the window before `now`."""
+    def find(self, org_id: str, dedup_key: str, now: int) -> list[str]:
+        """Return the ids of the memories that hold this key within the window before `now`, the youngest first.
+
+        There are several where one was stored although another's claim was there: that was, or may have been, gone.
+        """
         key = org_id, dedup_key
         recent = self._recent.find(key)
         claims = [] if recent is None else [recent]
@@ -144,23 +147,21 @@ class Claims:
         if self._lookup_in_known and self._filter.may_hold(key):
             claims += self._connection.execute(self._lookup_in_known, key)
         if not claims:  # nearly always
-            return None
-        time, memory_id = max(claims)
-        return memory_id if self.counts(time, now) else None
+            return []
+        return [memory_id for time, memory_id in sorted(claims, reverse=True) if self.counts(time, now)]
 
     def add(self, claim: Claim) -> None:
         """Claim a key for a memory; a claim past the window gives way."""
         self._recent.add(claim)
         self._added += 1
 
-    def add_absent(self, claim: Claim, now: int, gives_way: Callable[[str], bool]) -> None:
+    def add_absent(self, claim: Claim, now: int, is_gone: Callable[[str], bool]) -> None:
         """Claim a key for a memory of any age unless a recent claim holds it at `now`; `find` prefers the younger.
 
-        `gives_way` tells whether the memory that holds the key may be gone: then a younger one takes it over, which
-        keeps the key for longer whether that is so or not.
+        `is_gone` tells whether the memory that holds the key is surely gone: then its claim gives way.
         """
         held = self._recent.find(claim[:2])
-        if held is None or not self.counts(held[0], now) or (held[0] < claim[3] and gives_way(held[1])):
+        if held is None or not self.counts(held[0], now) or is_gone(held[1]):
             self.add(claim)
 
     def write(self) -> None:

@@ -115,8 +115,8 @@ class Orders:
                 (now, number),
             )
 
-    def frees(self, org_id: str, memory_id: str, draft: Draft | Memory) -> bool:
-        """Tell whether the claim of a memory does not count for a draft: the memory is, or may be, forgotten."""
+    def frees(self, org_id: str, memory_id: str, draft: Draft | None = None) -> bool:
+        """Tell whether the claim of a memory does not count: it is forgotten, or, for a draft, may be."""
         parsed = parse_memory_id(memory_id)
         if parsed is None:
             return False
@@ -140,7 +140,7 @@ class Orders:
             if here is not None:
                 if agent_id in (None, here[0]) and session_id in (None, here[1]):
                     return True
-            elif not claims_freed and not (agent_id and agent_id != draft.agent_id and _tells_agent(draft)):
+            elif draft and not (claims_freed or (agent_id and agent_id != draft.agent_id and _tells_agent(draft))):
                 # Only Arc knows whose it was, and a write does not wait for Arc: rather one copy too many than a
                 # memory refused for the sake of one that nobody can see.
                 return True
@@ -354,7 +354,7 @@ def _order_of(row: Sequence[Any]) -> ForgetOrder:
     )
 
 
-def _tells_agent(draft: Draft | Memory) -> bool:
+def _tells_agent(draft: Draft) -> bool:
     """Tell whether a draft's key can only be one of its own agent's."""
     return draft.dedup_key == generated_key(draft.agent_id, draft.event_type, draft.content)
 

@@ -119,9 +119,9 @@ class Ledger:
     def _append_one(self, instance: ArcInstance, draft: Draft) -> Memory | Duplicate:
         org_id, time, key = instance.org_id, self._next, draft.dedup_key
         if self._dedup.enabled and key is not None:
-            first = self._claims.find(org_id, key, time)
-            if first is not None and not self._orders.frees(org_id, first, draft):
-                return Duplicate(first)
+            for first in self._claims.find(org_id, key, time):
+                if not self._orders.frees(org_id, first, draft):
+                    return Duplicate(first)
         self._last, self._next = time, time + 1
         identity = memory_id(time, self._node, f"{random.getrandbits(16):04x}")
         if self._dedup.enabled and key is not None:
@@ -386,11 +386,11 @@ class Ledger:
         self._prepare_claims()
         since = self._next - self._dedup.window // MICROSECOND
         org_id = instance.org_id
+        is_gone = partial(self._orders.frees, org_id)
         for memory in self._orders.left(found):
             time, key = to_us(memory.time), memory.dedup_key
             if memory.org_id == org_id and key is not None and time > since:
-                frees = partial(self._orders.frees, org_id, draft=memory)
-                self._claims.add_absent((org_id, key, memory.memory_id, time), self._next, frees)
+                self._claims.add_absent((org_id, key, memory.memory_id, time), self._next, is_gone)
 
     def mark_claims_loaded(self, instance: ArcInstance) -> None:
         """Remember that an instance's claims are all here."""

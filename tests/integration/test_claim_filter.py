@@ -44,7 +44,7 @@ class Tables:
         with self.connection:
             claims.begin()
             claims.prepare(self.now)
-            free = claims.find("org_a", key, self.now) is None
+            free = not claims.find("org_a", key, self.now)
             if free:
                 claims.add(("org_a", key, f"mem_{key}", self.now))
                 claims.write()
