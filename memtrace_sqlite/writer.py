@@ -163,12 +163,10 @@ class GroupWriter(Generic[State]):
 
     @staticmethod
     def _give_out(group: Sequence[_Job[State, object]]) -> None:
-        loop = group[0].future.get_loop()
-        try:
-            loop.call_soon_threadsafe(_settle, group)
-        except RuntimeError:
-            # The loop is closed: nobody waits any more. What was written stays written.
-            return
+        # Nearly always one, which is told once of all.
+        for loop in {job.future.get_loop() for job in group}:
+            with suppress(RuntimeError):  # closed: nobody waits any more, and what was written stays written
+                loop.call_soon_threadsafe(_settle, [job for job in group if job.future.get_loop() is loop])
 
 
 def _settle(group: Sequence[_Job[State, object]]) -> None:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from functools import partial
 
 import pytest
@@ -170,3 +171,29 @@ def test_what_comes_while_another_process_has_its_turn_shares_one_transaction(tm
         assert commits == [1]
 
     run(scenario())
+
+
+def test_who_shares_a_transaction_with_a_loop_that_is_closed_is_answered(tmp_path):
+    """Each loop is told of its own jobs."""
+    journal = SqliteJournal(tmp_path / "journal.db", ManualClock())
+
+    async def handed_over(content):
+        append = asyncio.create_task(journal.append(instance(), [draft(content)]))
+        await asyncio.sleep(0)  # it is handed over
+        return append
+
+    async def leave():
+        await handed_over("nobody waits")
+        await asyncio.to_thread(eventually, journal._writer._jobs.empty)  # the writer has it, and waits
+
+    async def wait():
+        append = await handed_over("awaited")
+        turn.close()
+        (stored,) = await asyncio.wait_for(append, 20)
+        assert stored.content == "awaited"
+        await journal.close()
+
+    with ExitStack() as turn:
+        turn.enter_context(Turns(tmp_path / "journal.db").take())
+        run(leave())
+        run(wait())
