@@ -138,6 +138,9 @@ class _Judge:
         for memory_id, (attempt, *_) in self._silent.items():
             self._copies[attempt.sameness].add(memory_id)
         for sameness, ids in self._copies.items():
+            silent = sum(one.outcome is None for one in self._by_sameness[sameness])
+            if len(ids & self._silent.keys()) > silent:
+                yield self._violation("doubled", f"{sameness} was sent {silent} times without an answer: {ids}")
             for former, latter in pairwise(sorted(ids)):
                 if not self._may_be_stored_again(former, latter):
                     yield self._violation("doubled", f"{sameness} is stored as {former}, {latter}")
@@ -153,6 +156,7 @@ class _Judge:
             )
             for first in self._sources_of(former)
             for second in self._sources_of(latter)
+            if first is not second
         )
 
     def _sources_of(self, memory_id: str) -> Sequence[Attempt]:

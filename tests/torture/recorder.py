@@ -32,7 +32,7 @@ class Recorder:
         self.ids: dict[tuple[str, str], set[str]] = defaultdict(set)
         # Org and what dedup takes for the same → the ids of its copies that an answer named.
         self.copies: dict[tuple[str, str], set[str]] = defaultdict(set)
-        # The same → the births of what an answer never named.
+        # The same → the births of what no answer has named.
         self.unnamed: dict[tuple[str, str], list[Birth]] = defaultdict(list)
         # Org and agent → how many memories may be there besides those that an answer named.
         self.besides: dict[tuple[str, str], int] = defaultdict(int)
@@ -179,37 +179,41 @@ class Recorder:
         same = org, attempt.sameness
         if outcome is None:
             self.unanswered[org].append(sent)
+            self._expect_another(attempt, [self.births[org, memory_id] for memory_id in self.copies[same]])
             self.unnamed[same].append(birth_of(attempt))
             return
         if isinstance(outcome, Stored):
             self.acknowledged[org].append(outcome.memory)
             memory_id = outcome.memory["memory_id"]
             self.births[org, memory_id] = birth_of(attempt, memory_id)
+            self._expect_another(attempt, self.unnamed[same])
             self._compare_with_copies(attempt, memory_id)
         else:
             memory_id = outcome.memory_id
             self.births.setdefault((org, memory_id), birth_of(attempt, memory_id))
+            if memory_id not in self.copies[same] and self.unnamed[same]:
+                self.unnamed[same].pop(0)  # this is what it was stored as
         self.ids[org, sent["agent_id"]].add(memory_id)
         self.copies[same].add(memory_id)
 
-    def _compare_with_copies(self, attempt: Attempt, memory_id: str) -> None:
-        """See that what was just stored was free to be: all copies before it may be forgotten."""
-        same = attempt.org, attempt.sameness
-        former = max((one for one in self.copies[same] if one < memory_id), default=None)
-        if former is not None and not self._may_be_stored_again(self.births[attempt.org, former], attempt):
-            self.violated(
-                "doubled", attempt.org, f"{attempt.sameness} is stored as {former}, and now as {memory_id}"
-            )
-        if any(self._may_be_stored_again(birth, attempt) for birth in self.unnamed[same]):
-            # Whether that was stored no answer tells; what it was stored as might still be there.
+    def _expect_another(self, attempt: Attempt, formers: Sequence[Birth]) -> None:
+        """Count on a memory that no answer named, if an attempt may have stored a copy or a copy of it."""
+        if any(self._may_be_stored_again(birth, attempt.ended, attempt) for birth in formers):
             self.besides[attempt.org, attempt.sent["agent_id"]] += 1
 
-    def _may_be_stored_again(self, former: Birth, latter: Attempt) -> bool:
+    def _compare_with_copies(self, attempt: Attempt, memory_id: str) -> None:
+        """See that what was just stored was free to be, and what was stored after it."""
+        org, copies = attempt.org, self.copies[attempt.org, attempt.sameness]
+        before = max((one for one in copies if one < memory_id), default=memory_id)
+        behind = min((one for one in copies if one > memory_id), default=memory_id)
+        for former, latter in {(before, memory_id), (memory_id, behind)} - {(memory_id, memory_id)}:
+            first, second = self.births[org, former], self.births[org, latter]
+            if not self._may_be_stored_again(first, second.ended, attempt):
+                self.violated("doubled", org, f"{attempt.sameness} is stored as {former} and as {latter}")
+
+    def _may_be_stored_again(self, former: Birth, moment: int, attempt: Attempt) -> bool:
         return self.fates.may_be_stored_again(
-            former,
-            latter.ended,
-            own_key="dedup_key" in latter.sent,
-            over_arc=latter.org in self.over_arc,
+            former, moment, own_key="dedup_key" in attempt.sent, over_arc=attempt.org in self.over_arc
         )
 
 

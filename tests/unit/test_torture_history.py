@@ -354,6 +354,17 @@ def test_a_copy_without_an_answer_may_be_of_any_attempt_without_one() -> None:
     assert found([stored(1), *unanswered], reading(memory(1), copy), orders=(too_late,)) == ["doubled"]
 
 
+def test_an_attempt_without_an_answer_has_stored_one_memory_at_most() -> None:
+    """However many orders may have freed a claim between its copies."""
+    unanswered = [attempt(1, 2, None), attempt(1, 4, None)]
+    copies = [memory(number, content=memory(1)["content"]) for number in (2, 4, 5)]
+    between = order(3, agent="ada", answered=False)
+    assert found(unanswered, reading(*copies[:2]), orders=(between,)) == []
+    assert found(unanswered, reading(*copies), orders=(between,)) == ["doubled"]
+    meanwhile = msgspec.structs.replace(between, began=4)
+    assert found(unanswered[:1], reading(*copies[:2]), orders=(meanwhile,)) == ["doubled", "doubled"]
+
+
 def test_a_copy_of_what_is_kept_may_be_stored_beside_an_order_that_only_arc_can_tell_apart() -> None:
     """An order for a session frees claims until Arc has named its memories; the embedded store knows them."""
     again = attempt(1, 4, Stored(memory(4, content=memory(1)["content"])))

@@ -72,7 +72,7 @@ def recorder_of(*steps: tuple[HTTPStatus, Fields] | str | None, over_arc: bool =
     return recorder
 
 
-@pytest.mark.parametrize("first", [stored(1), known(1)], ids=["stored", "known"])
+@pytest.mark.parametrize("first", [stored(1), known(1), stored(3)], ids=["stored", "known", "answered late"])
 def test_a_second_copy_is_doubled_at_once(first: tuple[HTTPStatus, Fields]) -> None:
     """A run that shows one ends there, with its files as they are."""
     recorder = recorder_of(first, stored(2))
@@ -93,3 +93,5 @@ def test_what_was_stored_without_an_answer_and_then_again_may_count_twice() -> N
     assert recorder_of(None, "s1", stored(2), over_arc=True).count_of(ORG, "ada") == range(1, 3)
     assert recorder_of(None, "s1", stored(2)).count_of(ORG, "ada") == range(1, 2)
     assert recorder_of("s1", None, stored(2), over_arc=True).count_of(ORG, "ada") == range(1, 2)
+    assert recorder_of(stored(1), "s1", None, over_arc=True).count_of(ORG, "ada") == range(1, 3)
+    assert recorder_of(None, known(1), "s1", stored(2), over_arc=True).count_of(ORG, "ada") == range(1, 3)
