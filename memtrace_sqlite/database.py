@@ -249,6 +249,8 @@ def _connect(path: Path, flags: int) -> apsw.Connection:
         connection.pragma("foreign_keys", True)
         connection.pragma("synchronous", _SYNCHRONOUS_FULL)
         connection.pragma("fullfsync", True)
+        # Or SQLite plans a statement anew for each run with other values, which takes longer than most of them.
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         if connection.pragma("synchronous") != _SYNCHRONOUS_FULL or connection.pragma("foreign_keys") != 1:
             raise StorageUnavailable(f"{path}: SQLite refuses synchronous=FULL or foreign keys")
         if connection.pragma("journal_mode") != "wal":

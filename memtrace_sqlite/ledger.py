@@ -310,7 +310,7 @@ class Ledger:
 
     def _bytes_of(self, org_id: str, state: int) -> int:
         ((total,),) = self._connection.execute(
-            "SELECT coalesce(sum(bytes), 0) FROM journal WHERE org_id = ? AND state = ?", (org_id, state)
+            f"SELECT coalesce(sum(bytes), 0) FROM journal WHERE org_id = ? AND state = {state:d}", (org_id,)
         )
         return int(total)
 
