@@ -99,7 +99,9 @@ class SqliteJournal(SqliteOrderBook):
 
     async def view(self, query: MemoryQuery, instance: ArcInstance | None = None) -> JournalView:
         """Return the first journaled memories that match, and the horizon or the embedded store's answer."""
-        return await self.readers.run(lambda connection: reads.view(connection, self.node, query, instance))
+        # Contents are searched one by one; all else goes down an index.
+        run = self.readers.run_short if query.content_contains is None else self.readers.run
+        return await run(lambda connection: reads.view(connection, self.node, query, instance))
 
     async def count(self, query: AgentCountQuery) -> tuple[Horizon, AgentCounts]:
         """Count one agent's journaled memories, and return the horizon."""

@@ -24,7 +24,7 @@ class Explained:
         self.gateway = SqliteEmbeddedGateway(self.journal)
         self.plans = []
         self._run = self.journal.readers.run
-        self.journal.readers.run = self._explaining
+        self.journal.readers.run = self.journal.readers.run_short = self._explaining
 
     async def _explaining(self, work):
         def explained(connection):

@@ -1,0 +1,90 @@
+"""Short reads on the thread of whoever asks, which the event loop can afford; what takes longer is given up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import TypeVar
+
+import apsw
+
+from memtrace_sqlite.database import open_reader, reporting, snapshot
+from memtrace_sqlite.rows import prepare
+
+LIMIT_SECONDS = 0.002
+# SQLite's virtual machine asks whether to go on after this many instructions: every ten rows or so.
+STEPS_BETWEEN_LOOKS = 200
+# After a read that was too long, none is tried for this many times what it took: one twentieth is lost at most.
+REST_FACTOR = 20
+
+Result = TypeVar("Result")
+
+
+class TooLong(Exception):
+    """A read was given up, or not begun, since it might hold its thread for too long."""
+
+
+class ShortReader:
+    """One read-only connection that gives a read up when it takes longer than `LIMIT_SECONDS`.
+
+    It may be asked from several threads, each with its loop: who finds another reading is not made to wait.
+    """
+
+    def __init__(self, path: Path, cache_kib: int) -> None:
+        self._path = path
+        self._cache_kib = cache_kib
+        self._connection: apsw.Connection | None = None
+        self._reading = threading.Lock()
+        self._ends_at = float("inf")
+        self._rests_until = float("-inf")
+
+    def read(self, work: Callable[[apsw.Connection], Result]) -> Result:
+        """Run `work` within one snapshot, and return its result.
+
+        Raises:
+            TooLong: it takes too long or must wait for a lock, the last one did, or another thread is reading;
+                `work` may have run in part.
+            StorageUnavailable: the file cannot be read.
+        """
+        if perf_counter() < self._rests_until or not self._reading.acquire(blocking=False):
+            raise TooLong
+        try:
+            with reporting(self._path):
+                return self._within_limit(self._connection or self._open(), work)
+        finally:
+            self._reading.release()
+
+    def close(self) -> None:
+        """Close the connection, once nobody is reading, and read no more."""
+        with self._reading:
+            self._rests_until = float("inf")
+            if self._connection is not None:
+                self._connection.close()
+
+    def _within_limit(self, connection: apsw.Connection, work: Callable[[apsw.Connection], Result]) -> Result:
+        began_at = perf_counter()
+        with snapshot(connection):
+            self._ends_at = began_at + LIMIT_SECONDS
+            try:
+                return work(connection)
+            except (apsw.InterruptError, apsw.BusyError):
+                raise TooLong from None
+            finally:
+                # The end of the snapshot must not be given up: the next read would begin within this one.
+                self._ends_at = float("inf")
+                taken = perf_counter() - began_at
+                if taken > LIMIT_SECONDS:
+                    self._rests_until = began_at + taken * REST_FACTOR
+
+    def _open(self) -> apsw.Connection:
+        connection = prepare(open_reader(self._path))
+        connection.pragma("cache_size", -self._cache_kib)
+        connection.set_busy_timeout(0)
+        connection.set_progress_handler(self._is_over, STEPS_BETWEEN_LOOKS)
+        self._connection = connection
+        return connection
+
+    def _is_over(self) -> bool:
+        return perf_counter() > self._ends_at
