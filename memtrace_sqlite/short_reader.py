@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import TypeVar
 
 import apsw
@@ -13,7 +13,10 @@ import apsw
 from memtrace_sqlite.database import open_reader, reporting, snapshot
 from memtrace_sqlite.rows import prepare
 
-LIMIT_SECONDS = 0.002
+# Of CPU: waiting for the interpreter while other threads have it does not make a read long.
+CPU_LIMIT_SECONDS = 0.002
+# With all waiting, for a disk first of all.
+LIMIT_SECONDS = 0.02
 # SQLite's virtual machine asks whether to go on after this many instructions: every ten rows or so.
 STEPS_BETWEEN_LOOKS = 200
 # After a read that was too long, none is tried for this many times what it took: one twentieth is lost at most.
@@ -27,7 +30,7 @@ class TooLong(Exception):
 
 
 class ShortReader:
-    """One read-only connection that gives a read up when it takes longer than `LIMIT_SECONDS`.
+    """One read-only connection that gives a read up when it exceeds the limits above.
 
     It may be asked from several threads, each with its loop: who finds another reading is not made to wait.
     """
@@ -37,7 +40,8 @@ class ShortReader:
         self._cache_kib = cache_kib
         self._connection: apsw.Connection | None = None
         self._reading = threading.Lock()
-        self._ends_at = float("inf")
+        self._limited = False
+        self._began_at = self._cpu_began_at = 0.0
         self._rests_until = float("-inf")
 
     def read(self, work: Callable[[apsw.Connection], Result]) -> Result:
@@ -64,19 +68,19 @@ class ShortReader:
                 self._connection.close()
 
     def _within_limit(self, connection: apsw.Connection, work: Callable[[apsw.Connection], Result]) -> Result:
-        began_at = perf_counter()
+        self._began_at, self._cpu_began_at = perf_counter(), thread_time()
         with snapshot(connection):
-            self._ends_at = began_at + LIMIT_SECONDS
+            self._limited = True
             try:
                 return work(connection)
             except (apsw.InterruptError, apsw.BusyError):
                 raise TooLong from None
             finally:
                 # The end of the snapshot must not be given up: the next read would begin within this one.
-                self._ends_at = float("inf")
-                taken = perf_counter() - began_at
-                if taken > LIMIT_SECONDS:
-                    self._rests_until = began_at + taken * REST_FACTOR
+                self._limited = False
+                if self._is_long():
+                    now = perf_counter()
+                    self._rests_until = now + (now - self._began_at) * REST_FACTOR
 
     def _open(self) -> apsw.Connection:
         connection = prepare(open_reader(self._path))
@@ -87,4 +91,10 @@ class ShortReader:
         return connection
 
     def _is_over(self) -> bool:
-        return perf_counter() > self._ends_at
+        return self._limited and self._is_long()
+
+    def _is_long(self) -> bool:
+        return (
+            thread_time() - self._cpu_began_at > CPU_LIMIT_SECONDS
+            or perf_counter() - self._began_at > LIMIT_SECONDS
+        )

@@ -27,20 +27,23 @@ pytestmark = pytest.mark.timeout(60)
 
 
 class Ticks:
-    """What the short reader takes for the time, in seconds; it stands still."""
+    """What the short reader takes for the time and its thread's CPU time, in seconds; both stand still."""
 
     def __init__(self):
         self.now = 100.0
+        self.cpu = 1.0
 
-    def __call__(self):
-        return self.now
+    def spend(self, seconds):
+        self.now += seconds
+        self.cpu += seconds
 
 
 @pytest.fixture
 def ticks(monkeypatch):
     """Return the clock of short readers, to be moved by hand."""
     ticks = Ticks()
-    monkeypatch.setattr(module, "perf_counter", ticks)
+    monkeypatch.setattr(module, "perf_counter", lambda: ticks.now)
+    monkeypatch.setattr(module, "thread_time", lambda: ticks.cpu)
     return ticks
 
 
@@ -123,7 +126,7 @@ def test_after_a_long_read_the_next_ones_are_not_tried_for_a_while(short, ticks)
 
     def long(connection):
         tried.append(ticks.now)
-        ticks.now += 0.005
+        ticks.spend(0.005)
         return connection.execute(A_THOUSAND_STEPS).fetchall()
 
     def works():
@@ -135,21 +138,34 @@ def test_after_a_long_read_the_next_ones_are_not_tried_for_a_while(short, ticks)
     with pytest.raises(TooLong):
         short.read(long)
     assert tried == [100.0]
-    ticks.now = 100.0995
+    ticks.now = 100.104
     assert not works()
-    ticks.now = 100.1005
+    ticks.now = 100.106
     assert works()
 
 
-def test_a_read_within_its_limit_is_not_given_up(short, ticks):
-    """However many steps SQLite takes for it."""
+def test_a_read_within_its_limits_is_not_given_up(short, ticks):
+    """However many steps SQLite takes for it, and though other threads have had the interpreter meanwhile."""
 
     def work(connection):
-        ticks.now += module.LIMIT_SECONDS
+        ticks.cpu += module.CPU_LIMIT_SECONDS * 0.9
+        ticks.now += module.LIMIT_SECONDS * 0.9
         return connection.execute(A_THOUSAND_STEPS).fetchall()
 
     for _ in range(50):
         assert short.read(work) == [(5050,)]
+
+
+@pytest.mark.parametrize("clock", ["cpu", "now"])
+def test_a_read_that_exceeds_a_limit_is_given_up(short, ticks, clock):
+    """Whether it works for long or waits for long, for a disk."""
+
+    def work(connection):
+        setattr(ticks, clock, getattr(ticks, clock) + module.LIMIT_SECONDS * 1.1)
+        return connection.execute(A_THOUSAND_STEPS).fetchall()
+
+    with pytest.raises(TooLong):
+        short.read(work)
 
 
 def test_a_read_that_ends_late_is_answered_and_its_snapshot_ended(short, ticks, monkeypatch):
@@ -158,7 +174,7 @@ def test_a_read_that_ends_late_is_answered_and_its_snapshot_ended(short, ticks, 
 
     def late(connection):
         found = connection.execute("SELECT count(*) FROM embedded").fetchall()
-        ticks.now += 1
+        ticks.spend(1)
         return found
 
     for _ in range(3 * module.STEPS_BETWEEN_LOOKS):
