@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter, thread_time
+from time import perf_counter
 from typing import TypeVar
 
 import apsw
@@ -13,14 +13,13 @@ import apsw
 from memtrace_sqlite.database import open_reader, reporting, snapshot
 from memtrace_sqlite.rows import prepare
 
-# Of CPU: waiting for the interpreter while other threads have it does not make a read long.
-CPU_LIMIT_SECONDS = 0.002
-# With all waiting, for a disk first of all.
-LIMIT_SECONDS = 0.02
-# SQLite's virtual machine asks whether to go on after this many instructions: every ten rows or so.
+# SQLite's virtual machine takes some 20 steps for a row that is shown and 5 for one that is passed over: 1 to 3 ms.
+MOST_STEPS = 10_000
 STEPS_BETWEEN_LOOKS = 200
-# After a read that was too long, none is tried for this many times what it took: one twentieth is lost at most.
-REST_FACTOR = 20
+# Reached by waiting, for a disk first of all.
+LIMIT_SECONDS = 0.02
+# After that none is tried for this many times what it took: most of the loop's time is not lost to it.
+REST_FACTOR = 5
 
 Result = TypeVar("Result")
 
@@ -32,6 +31,9 @@ class TooLong(Exception):
 class ShortReader:
     """One read-only connection that gives a read up when it exceeds the limits above.
 
+    Work is counted in steps, not in time: beside busy threads a short read takes long, and were it given up, there
+    would be one more of them.
+
     It may be asked from several threads, each with its loop: who finds another reading is not made to wait.
     """
 
@@ -41,15 +43,16 @@ class ShortReader:
         self._connection: apsw.Connection | None = None
         self._reading = threading.Lock()
         self._limited = False
-        self._began_at = self._cpu_began_at = 0.0
+        self._looks_left = 0
+        self._ends_at = 0.0
         self._rests_until = float("-inf")
 
     def read(self, work: Callable[[apsw.Connection], Result]) -> Result:
         """Run `work` within one snapshot, and return its result.
 
         Raises:
-            TooLong: it takes too long or must wait for a lock, the last one did, or another thread is reading;
-                `work` may have run in part.
+            TooLong: it takes too long or must wait for a lock, one before it waited for long, or another thread is
+                reading; `work` may have run in part.
             StorageUnavailable: the file cannot be read.
         """
         if perf_counter() < self._rests_until or not self._reading.acquire(blocking=False):
@@ -68,7 +71,9 @@ class ShortReader:
                 self._connection.close()
 
     def _within_limit(self, connection: apsw.Connection, work: Callable[[apsw.Connection], Result]) -> Result:
-        self._began_at, self._cpu_began_at = perf_counter(), thread_time()
+        began_at = perf_counter()
+        self._looks_left = MOST_STEPS // STEPS_BETWEEN_LOOKS
+        self._ends_at = began_at + LIMIT_SECONDS
         with snapshot(connection):
             self._limited = True
             try:
@@ -78,9 +83,9 @@ class ShortReader:
             finally:
                 # The end of the snapshot must not be given up: the next read would begin within this one.
                 self._limited = False
-                if self._is_long():
-                    now = perf_counter()
-                    self._rests_until = now + (now - self._began_at) * REST_FACTOR
+                now = perf_counter()
+                if now > self._ends_at:
+                    self._rests_until = now + (now - began_at) * REST_FACTOR
 
     def _open(self) -> apsw.Connection:
         connection = prepare(open_reader(self._path))
@@ -91,10 +96,5 @@ class ShortReader:
         return connection
 
     def _is_over(self) -> bool:
-        return self._limited and self._is_long()
-
-    def _is_long(self) -> bool:
-        return (
-            thread_time() - self._cpu_began_at > CPU_LIMIT_SECONDS
-            or perf_counter() - self._began_at > LIMIT_SECONDS
-        )
+        self._looks_left -= 1
+        return self._limited and (self._looks_left < 0 or perf_counter() > self._ends_at)
