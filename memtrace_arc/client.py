@@ -103,10 +103,14 @@ class ArcClient:
         """
         body = msgspec.json.encode({"sql": sql})
         try:
-            status, answer = await self._post(endpoint, "/api/v1/query", body, "application/json")
+            try:
+                status, answer = await self._ask(endpoint, body)
+            except _ConnectionLost:
+                # Arc may have closed it before, with others that were kept open: when it was restarted, for one.
+                status, answer = await self._ask(endpoint, body)
             if status == 500 and _PASSING_FAULT.encode() in answer:
                 # Arc was compacting: the file that it wanted has just been replaced.
-                status, answer = await self._post(endpoint, "/api/v1/query", body, "application/json")
+                status, answer = await self._ask(endpoint, body)
         except _TimedOut as error:
             raise ArcTimeout(str(error)) from None
         if status == 200:
@@ -170,6 +174,9 @@ class ArcClient:
             )
         return self._session
 
+    async def _ask(self, endpoint: Endpoint, body: bytes) -> tuple[int, bytes]:
+        return await self._post(endpoint, "/api/v1/query", body, "application/json")
+
     async def _post(
         self, endpoint: Endpoint, path: str, body: bytes, content_type: str, *, within: float = 0
     ) -> tuple[int, bytes]:
@@ -189,10 +196,16 @@ class ArcClient:
             raise ArcUnreachable("arc cannot be connected to in time") from None
         except TimeoutError:
             raise _TimedOut("arc did not answer in time") from None
-        except aiohttp.ClientError as error:
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            was_connected = not isinstance(error, aiohttp.ClientConnectorError)
+            kind = _ConnectionLost if was_connected else ArcUnreachable
+            raise kind(f"arc cannot be reached: {type(error).__name__}") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ArcUnreachable(f"arc cannot be reached: {type(error).__name__}") from None
-        except (OSError, ValueError) as error:
-            raise ArcUnreachable(f"arc cannot be reached: {type(error).__name__}") from None
+
+
+class _ConnectionLost(ArcUnreachable):
+    """No answer, over a connection that there was: whether the request has arrived is not known."""
 
 
 class _TimedOut(ArcUnreachable):

@@ -10,12 +10,13 @@ from builders import instance, run
 from contracts.implementations import KnownKeyVault
 
 from memtrace_arc import ArcGateway
-from memtrace_arc.client import MOST_CONNECTIONS, ArcClient
+from memtrace_arc.client import MOST_CONNECTIONS, ArcClient, Endpoint
 from memtrace_arc.clients import Clients
 from memtrace_core.errors import ArcUnreachable
 from memtrace_core.query import MemoryQuery
 from memtrace_core.testing import ManualClock
 
+JSON = msgspec.json.Decoder(dict)
 PATIENCE = 20.0
 
 
@@ -74,13 +75,53 @@ def test_an_org_that_hangs_leaves_another_on_the_same_host_alone(arc):
             assert not any(task.done() for task in waiting)
             assert arc.max_concurrent == MOST_CONNECTIONS + 1
             arc.faults.clear()
-            ended = await asyncio.gather(*waiting, return_exceptions=True)
-            assert [isinstance(end, ArcUnreachable) for end in ended].count(True) == MOST_CONNECTIONS
-            assert ended.count([]) == 2 * MOST_CONNECTIONS
+            # The double has closed the connections of those that it let hang; they are asked once more.
+            assert await asyncio.gather(*waiting) == [[]] * len(waiting)
         finally:
             await gateway.close()
 
     run(body())
+
+
+def test_a_question_is_asked_once_more_when_its_connection_was_closed(arc):
+    """A restarted Arc has closed those that were kept open, and nobody has noticed yet."""
+
+    async def body():
+        gateway = ArcGateway(KnownKeyVault(arc.write_token), ManualClock())
+        try:
+            for _ in range(3):
+                assert await gateway.query(at(arc, "events"), MemoryQuery(org_id="org", limit=1)) == []
+                arc.kill()
+                arc.start()
+        finally:
+            await gateway.close()
+
+    run(body())
+
+
+@pytest.mark.parametrize(("ask", "asked"), [("query", 2), ("write", 1)])
+def test_what_a_server_never_answers_is_not_asked_for_ever(ask, asked):
+    """A question twice; a batch once, as its sender counts and spaces the attempts."""
+    connections = []
+
+    async def hang_up(reader, writer):
+        connections.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    async def body():
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        client = ArcClient(PATIENCE, PATIENCE)
+        place = Endpoint(url=f"http://127.0.0.1:{port}", database="events", api_key="key")
+        try:
+            with pytest.raises(ArcUnreachable):
+                await (client.query(place, "SELECT 1", JSON) if ask == "query" else client.write(place, b"batch"))
+        finally:
+            await client.close()
+            server.close()
+
+    run(body())
+    assert len(connections) == asked
 
 
 def test_requests_of_an_org_share_its_connections(arc):
