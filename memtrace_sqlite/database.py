@@ -103,6 +103,15 @@ def snapshot(connection: apsw.Connection) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
+def keeps_its_snapshot(connection: apsw.Connection) -> bool:
+    """Tell whether a connection would go on reading from a state that is past.
+
+    It does where somebody still holds a cursor that was not read to its end, in the traceback of an error for one:
+    the end of the transaction is not the end of that.
+    """
+    return connection.txn_state() != apsw.SQLITE_TXN_NONE
+
+
 @contextmanager
 def reporting(path: Path) -> Iterator[None]:
     """Turn what goes wrong with a file into one clear sentence about it."""

@@ -99,7 +99,7 @@ class SqliteJournal(SqliteOrderBook):
 
     async def view(self, query: MemoryQuery, instance: ArcInstance | None = None) -> JournalView:
         """Return the first journaled memories that match, and the horizon or the embedded store's answer."""
-        # Contents are searched one by one; all else goes down an index.
+        # A search looks into the contents of all memories that it passes.
         run = self.readers.run_short if query.content_contains is None else self.readers.run
         return await run(lambda connection: reads.view(connection, self.node, query, instance))
 
@@ -259,6 +259,7 @@ class SqliteJournal(SqliteOrderBook):
     def release(self) -> None:
         """Close the file at once, for who never ran anything on it."""
         self._writer.end()
+        self.readers.release()
         self._watch.close()
         self._connection.close()
 

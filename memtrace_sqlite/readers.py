@@ -13,7 +13,7 @@ from typing import Generic, TypeVar, cast
 import apsw
 
 from memtrace_core.errors import StorageUnavailable
-from memtrace_sqlite.database import open_reader, reporting, snapshot
+from memtrace_sqlite.database import keeps_its_snapshot, open_reader, reporting, snapshot
 from memtrace_sqlite.presence import Presence
 from memtrace_sqlite.rows import prepare
 from memtrace_sqlite.short_reader import ShortReader, TooLong
@@ -86,7 +86,8 @@ class Readers:
         """Do what `run` does, for work that is nearly always short: at once, on the event loop's own thread.
 
         The hop to another thread and back would cost as much again as a page of memories. What turns out to be long
-        is begun anew on a thread, in a snapshot of its own, so `work` may run twice.
+        is begun anew on a thread, in a snapshot of its own, so `work` may run twice. What is short is done without
+        giving others their turn.
 
         Raises:
             StorageUnavailable: the file cannot be read, or the readers are closed.
@@ -101,10 +102,15 @@ class Readers:
         """Finish what is being read, and close all connections."""
         if not self._closed:
             self._closed = True
-            self._short.close()
             for _ in self._threads:
                 self._questions.put(None)
             await asyncio.get_running_loop().run_in_executor(None, self._join)
+            self._short.close()
+
+    def release(self) -> None:
+        """Close at once, for who never read anything."""
+        self._closed = True
+        self._short.close()
 
     def _start_thread(self) -> None:
         name = f"reader of {self._path.name} {len(self._threads)}"
@@ -133,6 +139,9 @@ class Readers:
             finally:
                 if in_turn:
                     self._turn.release()
+                if connection is not None and keeps_its_snapshot(connection):
+                    connection.close(True)
+                    connection = None
             question.settle(result, error)
             del question, result, error  # not until the next one comes
         if connection is not None:

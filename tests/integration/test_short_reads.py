@@ -11,6 +11,7 @@ from memtrace_core.query import MemoryQuery
 from memtrace_core.testing import ManualClock
 from memtrace_sqlite import SqliteJournal
 from memtrace_sqlite import short_reader as module
+from memtrace_sqlite.readers import MOST_THREADS
 from memtrace_sqlite.short_reader import ShortReader, TooLong
 
 EMBEDDED = embedded_instance()
@@ -190,15 +191,43 @@ def test_what_goes_wrong_is_told_as_threads_tell_it(tmp_path, ticks, error):
     with_journal(tmp_path / "journal.db", use)
 
 
-def test_a_read_that_finds_a_lock_does_not_wait_for_it(short, ticks):
+@pytest.mark.parametrize("error", [apsw.BusyError("locked"), apsw.ProtocolError("locking protocol")])
+def test_a_read_that_finds_a_lock_does_not_wait_for_it(short, ticks, error):
     """A thread may wait, the loop may not."""
 
     def locked(connection):
         assert connection.pragma("busy_timeout") == 0
-        raise apsw.BusyError("locked")
+        raise error
 
     with pytest.raises(TooLong):
         short.read(locked)
+
+
+@pytest.mark.parametrize("way", ["run_short", "run"])
+def test_an_error_that_somebody_keeps_keeps_no_snapshot(tmp_path, ticks, way):
+    """Its traceback holds the cursor that was not read to its end, and that would hold what is past."""
+    kept = []
+
+    def half(connection):
+        rows = connection.execute("SELECT seq FROM embedded")
+        for (seq,) in rows:
+            if seq > 5:
+                raise ZeroDivisionError("a defect")
+
+    def count(connection):
+        return connection.execute("SELECT count(*) FROM embedded").fetchone()[0]
+
+    async def use(journal):
+        read = getattr(journal.readers, way)
+        for number in range(1, 2 * MOST_THREADS):
+            with pytest.raises(ZeroDivisionError) as raised:
+                await read(half)
+            kept.append(raised.value)
+            await journal.append(EMBEDDED, [draft(f"another {number}")])
+            for _ in range(MOST_THREADS):
+                assert await read(count) == 20 + number
+
+    with_journal(tmp_path / "journal.db", use)
 
 
 def test_loops_of_several_threads_do_not_wait_for_each_other(short, ticks):
@@ -239,11 +268,35 @@ def test_a_closed_reader_reads_no_more(tmp_path):
     run(scenario())
 
 
-def test_a_closed_reader_that_never_read_opens_nothing(short):
-    """Who asks too late is sent on."""
-    short.close()
+def test_a_reader_that_is_closed_by_another_thread_opens_nothing(short, ticks, monkeypatch):
+    """Even in the moment before it begins to read."""
+    lock = short._reading
+
+    class Slow:
+        def acquire(self, blocking):
+            short._reading = lock
+            short.close()
+            return lock.acquire(blocking)
+
+    short._reading = Slow()
     with pytest.raises(TooLong):
         short.read(lambda connection: connection)
+
+
+def test_a_journal_that_is_released_has_closed_its_reader(tmp_path):
+    """As all its other connections."""
+    before = set(apsw.connections())
+    journal = SqliteJournal(tmp_path / "journal.db", ManualClock())
+    assert len(set(apsw.connections()) - before) > 1
+    journal.release()
+    assert set(apsw.connections()) - before == set()
+
+
+def test_a_short_reader_can_search_contents_as_well(short):
+    """Whoever asks it gets an answer and no complaint about a damaged file."""
+    assert short.read(lambda connection: connection.execute("SELECT folded_contains('A B', 'b')").fetchone()) == (
+        1,
+    )
 
 
 def test_a_file_that_is_gone_is_noticed(tmp_path):
