@@ -5,8 +5,7 @@ A memory's content is data: it is kept to one line, so that it cannot forge a he
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 
 import msgspec
 
@@ -14,6 +13,8 @@ from memtrace_core.model import Memory
 
 CHARACTERS_PER_TOKEN = 4
 ERROR_EVENT = "error"
+
+_SECOND = len("2006-01-02T15:04:05")
 
 _SECTIONS = {
     "episodic": "Recent Actions",
@@ -75,12 +76,14 @@ def _heading(session_id: str, budget: int | None) -> str:
     return heading[: room - 2] + "…)"
 
 
-def _render(heading: str, memories: Iterable[Memory], left_out: int = 0) -> str:
+def _render(heading: str, memories: Sequence[Memory], left_out: int = 0) -> str:
     sections: dict[str, list[str]] = {name: [] for name in _SECTIONS}
-    for memory in memories:
+    # In one call, as there may be 1,000: each for itself, times would take a third of a context's time.
+    times: list[str] = msgspec.to_builtins([memory.time for memory in memories])
+    for memory, time in zip(memories, times, strict=True):
         name = ERROR_EVENT if memory.event_type == ERROR_EVENT else memory.memory_type
         # Another writer's memory may be of a type that is none of ours.
-        sections[name if name in sections else "episodic"].append(_line(memory))
+        sections[name if name in sections else "episodic"].append(_line(memory, time))
     parts = [heading]
     parts += [
         "\n".join((f"### {_SECTIONS[name]} ({len(lines)})", *lines)) for name, lines in sections.items() if lines
@@ -94,18 +97,13 @@ def _left_out(count: int) -> str:
     return f"({count} {'memory' if count == 1 else 'memories'} left out)"
 
 
-def _line(memory: Memory) -> str:
-    line = f"- [{_second(memory.time)}] {_one_line(memory.event_type)}: {_one_line(memory.content)}"
+def _line(memory: Memory, time: str) -> str:
+    line = f"- [{time[:_SECOND]}Z] {_one_line(memory.event_type)}: {_one_line(memory.content)}"
     if memory.memory_type == "decision" and memory.metadata:
         reasoning = memory.metadata.get("reasoning")
         if isinstance(reasoning, str) and reasoning:
             line += f" (reasoning: {_one_line(reasoning)})"
     return line
-
-
-def _second(time: datetime) -> str:
-    # Of up to 1,000 memories: `strftime` would take most of the time of a context.
-    return f"{str(msgspec.to_builtins(time))[:19]}Z"
 
 
 def _one_line(text: str) -> str:

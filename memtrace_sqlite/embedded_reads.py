@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import apsw
 
 from memtrace_core.identifiers import parse_memory_id
 from memtrace_core.model import ArcInstance, Memory
 from memtrace_core.query import MemoryQuery
-from memtrace_sqlite.forgetting import hidden_here
-from memtrace_sqlite.rows import COLUMNS, Value, conditions, memory_of, ordering
+from memtrace_sqlite.forgetting import visible
+from memtrace_sqlite.rows import COLUMNS, Value, memories_of, ordering
 
 OF_STORE = "store = (SELECT store FROM stores WHERE org_id = ? AND database = ? AND measurement = ?)"
 """The condition for the rows of one instance; its values are those of `store_of`."""
@@ -37,17 +39,22 @@ def store_of(instance: ArcInstance) -> tuple[Value, Value, Value]:
 
 def find(connection: apsw.Connection, instance: ArcInstance, query: MemoryQuery) -> list[Memory]:
     """Return the memories in an instance's embedded store that match."""
-    where, values = conditions(query)
+    return find_visible(connection, instance, query, *visible(connection, query))
+
+
+def find_visible(
+    connection: apsw.Connection, instance: ArcInstance, query: MemoryQuery, where: str, values: Sequence[Value]
+) -> list[Memory]:
+    """Do what `find` does, with what `visible` has returned for the query."""
+    table = "embedded"
     if query.memory_id is not None and (parsed := parse_memory_id(query.memory_id)):
         # The id tells the time, and there is an index by time.
         where, values = f"{where} AND time = ?", [*values, parsed[0]]
-    table = "embedded"
     if query.dedup_key is not None:
         table = "embedded NOT INDEXED"  # by row
         where, values = f"{where}{_WITH_KEY}", [*values, *store_of(instance), query.dedup_key]
-    hidden, more = hidden_here(connection, instance.org_id)
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM {table} WHERE {OF_STORE}{where}{hidden}{ordering(query)} LIMIT ? OFFSET ?",
-        (*store_of(instance), *values, *more, query.limit, query.offset),
+        f"SELECT {COLUMNS} FROM {table} WHERE {OF_STORE}{where}{ordering(query)} LIMIT ? OFFSET ?",
+        (*store_of(instance), *values, query.limit, query.offset),
     )
-    return [memory_of(query.org_id, row) for row in rows]
+    return memories_of(query.org_id, rows)

@@ -13,9 +13,10 @@ from memtrace_core.entries import Draft
 from memtrace_core.forgotten import ForgetOrder, Forgotten, OrderReason
 from memtrace_core.identifiers import parse_memory_id
 from memtrace_core.model import Memory
+from memtrace_core.query import MemoryQuery
 from memtrace_core.timewindow import from_us, to_us
 from memtrace_sqlite.claims import Claims
-from memtrace_sqlite.rows import Value
+from memtrace_sqlite.rows import Value, conditions
 
 _MICROSECOND = timedelta(microseconds=1)
 SWEPT_AT_ONCE = 1_000  # a few dozen milliseconds of a transaction
@@ -279,6 +280,13 @@ def hidden_here(connection: apsw.Connection, org_id: str) -> tuple[str, list[Val
         text += f" AND NOT (TRUE{part})"
         values += more
     return text, values
+
+
+def visible(connection: apsw.Connection, query: MemoryQuery) -> tuple[str, list[Value]]:
+    """Return the condition ` AND …` for what matches a query and is not forgotten, and its values."""
+    where, values = conditions(query)
+    hidden, more = hidden_here(connection, query.org_id)
+    return where + hidden, [*values, *more]
 
 
 def covered(connection: apsw.Connection, org_id: str, what: Forgotten) -> int:

@@ -15,10 +15,10 @@ from memtrace_core.entries import DeliveredRun, EntryState, JournalEntry, Journa
 from memtrace_core.model import ArcInstance, Memory
 from memtrace_core.query import Horizon, MemoryQuery, OwnSpan
 from memtrace_core.timewindow import from_us, to_us
-from memtrace_sqlite import embedded_reads
-from memtrace_sqlite.forgetting import hidden_here, hidden_in_arc, touches
+from memtrace_sqlite.embedded_reads import find_visible
+from memtrace_sqlite.forgetting import hidden_in_arc, touches, visible
 from memtrace_sqlite.ledger import DELIVERED, MOST_OUT_OF_LINE, PENDING, SET_ASIDE
-from memtrace_sqlite.rows import COLUMNS, Value, conditions, memory_of, ordering
+from memtrace_sqlite.rows import COLUMNS, Value, memories_of, memory_of, ordering
 
 MOST_PLACES = 500
 MOST_DOUBLINGS = 5
@@ -31,15 +31,15 @@ _NAMES = {number: state for state, number in _STATES.items()}
 
 def view(connection: apsw.Connection, node: str, query: MemoryQuery, instance: ArcInstance | None) -> JournalView:
     """Return the first memories that match, and either the horizon or what an embedded store holds beside them."""
-    where, values = conditions(query)
-    hidden, more = hidden_here(connection, query.org_id)
+    where, values = visible(connection, query)
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM journal WHERE org_id = ?{where}{hidden}{ordering(query)} LIMIT ?",
-        (query.org_id, *values, *more, query.offset + query.limit),
+        f"SELECT {COLUMNS} FROM journal WHERE org_id = ?{where}{ordering(query)} LIMIT ?",
+        (query.org_id, *values, query.offset + query.limit),
     )
-    memories = [memory_of(query.org_id, row) for row in rows]
+    memories = memories_of(query.org_id, rows)
     if instance is not None and instance.embedded:
-        return JournalView(None, memories, embedded_reads.find(connection, instance, query.beside(len(memories))))
+        rest = query.beside(len(memories))  # of the same conditions
+        return JournalView(None, memories, find_visible(connection, instance, rest, where, values))
     return JournalView(horizon(connection, node, query.org_id), memories)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import apsw
 import msgspec
@@ -97,6 +98,12 @@ def memory_of(org_id: str, row: MemoryRow) -> Memory:
         )
     except UNREADABLE as error:
         raise DamagedRow from error
+
+
+def memories_of(org_id: str, rows: apsw.Cursor) -> list[Memory]:
+    """Return the memories that the rows of a statement stand for."""
+    # All of them first: a row's text that goes to Python between two steps of SQLite costs a tenth more.
+    return [memory_of(org_id, row) for row in cast(list[MemoryRow], rows.fetchall())]
 
 
 def conditions(query: MemoryQuery) -> tuple[str, list[Value]]:
