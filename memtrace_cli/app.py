@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from pathlib import Path
@@ -205,13 +204,6 @@ def launch(
     config_file.set(config)
     result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     return result if isinstance(result, int) else None
-
-
-def main() -> None:
-    """Run the command line, and leave with its exit code."""
-    code = run(sys.argv[1:])
-    gc.freeze()  # a last search for garbage would take a tenth of a short command's time; the end frees it all
-    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

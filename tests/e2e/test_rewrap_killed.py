@@ -20,7 +20,7 @@ INSTANCES = 2000
 # Runs a command, and kills itself as it begins to seal for the given time.
 KILLED_AT_SEAL = """
 import itertools, os, signal, sys
-from memtrace_cli.app import main
+from memtrace_cli.__main__ import main
 from memtrace_sqlite import EnvelopeVault
 
 last, numbers, seal = int(sys.argv.pop(1)), itertools.count(1), EnvelopeVault.seal
