@@ -49,7 +49,8 @@ def opened(file: Path, mode: str) -> IO[bytes]:
         FileTrouble: it cannot be opened.
     """
     with told_of(file):
-        return cast("IO[bytes]", file.open(mode))
+        # A file that is made is for its owner alone.
+        return cast("IO[bytes]", open(file, mode, opener=lambda path, flags: os.open(path, flags, 0o600)))
 
 
 @contextmanager

@@ -156,8 +156,9 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of memories that come from elsewhere, with ids and times that they have already.
 
     `stored` are in the embedded store now, `present` were in the local file before. `outward` belong into the
-    gateway, where readers are shown them at once. `waiting` do so too, but the journal alone answers for their time
-    until older memories of this node are confirmed. `forgotten` must not come back: an order covers them.
+    gateway, where readers are shown them at once. `waiting` are for later: the journal has them, on their way to
+    another instance, or it alone answers for their time until older memories of this node are confirmed.
+    `forgotten` must not come back: an order covers them.
     """
 
     stored: list[Memory]

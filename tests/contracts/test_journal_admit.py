@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from builders import MICROSECOND, ORG, OTHER_NODE, OTHER_ORG, START, draft, embedded_instance, instance, memory, run
+from contracts.test_journal import SECOND_ARC, SETTLE, deliver, set_aside
 
 from memtrace_core.dedup import DedupPolicy
 from memtrace_core.entries import Duplicate
@@ -66,17 +67,36 @@ def test_what_belongs_into_arc_is_the_callers_to_write(journal_harness):
     with_journal(journal_harness, use)
 
 
-@both_kinds
-def test_what_is_in_the_journal_already_is_present(journal_harness, one):
-    """A memory on its way to Arc, or set aside, is not taken a second time, wherever the org is bound by now."""
+def test_what_is_in_the_journal_already_is_present(journal_harness):
+    """A memory on its way to Arc, or set aside, is not taken a second time."""
 
     async def use(held):
         aside, pending = await held.journal.append(ARC, [draft("a"), draft("b")])
-        batch = await held.journal.next_batch(ORG, 1, 1 << 20)
-        await held.journal.set_aside(batch, "no")
-        admitted = await held.journal.admit(one, [aside, pending])
-        assert (admitted.present, admitted.stored, admitted.outward) == ([aside, pending], [], [])
-        assert (await held.journal.holdings(ORG)).embedded == 0
+        await set_aside(held, 1)
+        admitted = await held.journal.admit(ARC, [aside, pending])
+        assert (admitted.present, admitted.outward, admitted.waiting) == ([aside, pending], [], [])
+
+    with_journal(journal_harness, use)
+
+
+@pytest.mark.parametrize("one", [SECOND_ARC, embedded_instance(id="arc_here")], ids=["arc", "embedded"])
+def test_what_is_on_its_way_to_a_former_instance_must_wait(journal_harness, one):
+    """The journal lets it go when it is seen there, and then nobody would have it; what is set aside stays."""
+
+    async def use(held):
+        aside, delivered, pending = kept = await held.journal.append(ARC, [draft("a"), draft("b"), draft("c")])
+        await set_aside(held, 1)
+        await deliver(held, 1, durable=False)
+        admitted = await held.journal.admit(one, kept)
+        assert (admitted.present, admitted.waiting) == ([aside], [delivered, pending])
+        assert admitted.stored == admitted.outward == []
+        await deliver(held, durable=False)
+        held.clock.advance(SETTLE)
+        seen = await held.journal.next_delivered(ORG, SETTLE, 10)
+        await held.journal.confirm(seen, seen.keys)
+        admitted = await held.journal.admit(one, kept)
+        assert (admitted.present, admitted.waiting) == ([aside], [])
+        assert admitted.stored + admitted.outward == [delivered, pending]
 
     with_journal(journal_harness, use)
 

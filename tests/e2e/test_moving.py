@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import stat
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -86,6 +88,31 @@ def test_an_org_changes_its_store_without_losing_a_write(deployment: Deployment)
         listed = api.get("/api/v1/memories", params={"order": "asc"}).json()["memories"]
         assert [one["content"] for one in listed] == [*(f"m{number}" for number in range(5)), "between", "after"]
         assert api.get("/api/v1/agents/ada/stats").json()["memory_count"] == 7
+
+
+@pytest.mark.slow
+def test_what_is_on_its_way_to_the_former_arc_moves_along(deployment: Deployment) -> None:
+    """The journal lets it go when it has seen it there. The import waits for that, and no reader misses it then."""
+    with ArcDouble(max_buffer_age_ms=0) as arc:
+        tenant = bound_to(arc, deployment)
+        former = deployment.told("org", "show-arc", tenant.org_id)["id"]
+        file = deployment.folder / "a.jsonl"
+        with (
+            deployment.serve(variables={"MEMTRACE_JOURNAL_SETTLE_SECONDS": "4"}) as server,
+            server.client(tenant) as api,
+        ):
+            assert api.post("/api/v1/memories", json={"agent_id": "ada", "content": "fresh"}).status_code == 201
+            deployment.done("org", "set-arc", tenant.org_id, "--url", "embedded:")
+            file.write_text(deployment.done("org", "export", tenant.org_id, "--instance", former), encoding="utf-8")
+            moved = deployment.memtrace("org", "import", tenant.org_id, str(file))
+            assert moved.returncode == 0, moved.stderr
+            assert "1 memory" in moved.stdout
+            eventually(
+                lambda: all(not one["delivered"] for one in deployment.told("journal", "status")),
+                what="the journal has let it go",
+            )
+            listed = api.get("/api/v1/memories").json()["memories"]
+            assert [one["content"] for one in listed] == ["fresh"]
 
 
 def test_what_arc_refuses_is_named_by_its_line(deployment: Deployment) -> None:
@@ -282,3 +309,14 @@ def test_a_terminal_is_shown_how_far_it_is(deployment: Deployment) -> None:
     assert "Importing" in shown
     assert "memories" in shown
     assert deployment.here("org", "import", org_id, str(file)).stderr == ""
+
+
+def test_a_file_that_an_export_makes_is_for_its_owner_alone(deployment: Deployment) -> None:
+    """All that an organization has is in it, whatever the umask says."""
+    file = deployment.folder / "a.jsonl"
+    before = os.umask(0)
+    try:
+        deployment.done("org", "export", deployment.org(), "--append", str(file))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
