@@ -92,13 +92,13 @@ class Confirmation:
         missing = await self._missing(instance, run)
         seen = run.keys[: run.keys.index(missing[0])] if missing else run.keys
         if seen:
-            await self._journal.confirm(org_id, seen)
+            await self._journal.confirm(run, seen)
             self._meter.confirmed(org_id, len(seen))
         if missing:
             _log.warning(
                 "%d acknowledged memories are not in arc, sending them again", len(missing), extra={"org": org_id}
             )
-            await self._journal.resend(org_id, missing)
+            await self._journal.resend(run, missing)
             self._meter.resent(org_id, len(missing))
             if self._on_resent is not None:
                 self._on_resent(org_id)

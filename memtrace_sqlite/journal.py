@@ -155,13 +155,13 @@ class SqliteJournal(SqliteOrderBook):
             lambda connection: reads.due_run(connection, self.node, org_id, settle, limit, now)
         )
 
-    async def confirm(self, org_id: str, keys: Sequence[int]) -> None:
+    async def confirm(self, run: DeliveredRun, keys: Sequence[int]) -> None:
         """Let delivered memories go."""
-        await self._writer.run(lambda ledger: ledger.confirm(org_id, keys))
+        await self._writer.run(lambda ledger: ledger.confirm(run, keys))
 
-    async def resend(self, org_id: str, keys: Sequence[int]) -> None:
+    async def resend(self, run: DeliveredRun, keys: Sequence[int]) -> None:
         """Let delivered memories wait again."""
-        await self._writer.run(lambda ledger: ledger.resend(org_id, keys))
+        await self._writer.run(lambda ledger: ledger.resend(run, keys))
 
     async def move_pending(self, instance: ArcInstance) -> int:
         """Let everything of the org go to one instance."""
@@ -267,6 +267,7 @@ class SqliteJournal(SqliteOrderBook):
         now = time.monotonic()
         if now - self._disk_looked_at >= DISK_LOOK_SECONDS:
             self._disk_looked_at = now
-            disk = os.statvfs(self._path.parent)
+            with reporting(self._path):
+                disk = os.statvfs(self._path.parent)
             self._disk_is_full = disk.f_bavail * disk.f_frsize < LEAST_FREE_BYTES
         return self._disk_is_full

@@ -17,7 +17,7 @@ from memtrace_core.query import Horizon, MemoryQuery, OwnSpan
 from memtrace_core.timewindow import from_us, to_us
 from memtrace_sqlite.embedded_reads import find_visible
 from memtrace_sqlite.forgetting import hidden_in_arc, touches, visible
-from memtrace_sqlite.ledger import DELIVERED, MOST_OUT_OF_LINE, PENDING, SET_ASIDE
+from memtrace_sqlite.ledger import DELIVERED, MAX_TIME, MOST_OUT_OF_LINE, PENDING, SET_ASIDE
 from memtrace_sqlite.rows import COLUMNS, Value, memories_of, memory_of, ordering
 
 MOST_PLACES = 500
@@ -87,14 +87,18 @@ def due_run(
     if isinstance(due, DeliveredRun):
         forgotten = touches(connection, org_id, to_us(due.span.first), to_us(due.span.last))
         return msgspec.structs.replace(due, whole=not forgotten)
-    # What lost its place in line is looked for one by one, in nobody's order.
+    # What lost its place in line is looked for one by one, but not before all that is older and in line has left:
+    # from there on the journal alone answers, and the runs in line must find nothing between them but themselves.
     moments = [due] if due else []
     retried = connection.execute(
         f"""
         SELECT {_RUN_COLUMNS} FROM journal INDEXED BY journal_aside
-        WHERE org_id = ? AND answer IS NOT NULL AND state = {DELIVERED} ORDER BY seq
+        WHERE org_id = ? AND answer IS NOT NULL AND state = {DELIVERED} AND time < coalesce((
+            SELECT time FROM journal INDEXED BY journal_time WHERE org_id = ? AND answer IS NULL
+            ORDER BY time LIMIT 1
+        ), {MAX_TIME}) ORDER BY seq
         """,
-        (org_id,),
+        (org_id, org_id),
     )
     for row in retried:
         due = _run(node, org_id, [row], settle_us, now)

@@ -10,7 +10,7 @@ from functools import partial
 import apsw
 
 from memtrace_core.dedup import DedupPolicy
-from memtrace_core.entries import Admission, Draft, Duplicate, PendingBatch
+from memtrace_core.entries import Admission, DeliveredRun, Draft, Duplicate, PendingBatch
 from memtrace_core.errors import JournalFull, OrgClosing
 from memtrace_core.forgotten import ForgetOrder, Forgotten, OrderReason
 from memtrace_core.identifiers import memory_id, parse_memory_id
@@ -258,11 +258,12 @@ class Ledger:
             changed = self._connection.execute(sql, (*values, key, batch.org_id, batch.instance_id))
             self._count_bytes(batch.org_id, -sum(size for (size,) in changed))
 
-    def confirm(self, org_id: str, keys: Sequence[int]) -> None:
-        """Remove delivered memories."""
+    def confirm(self, run: DeliveredRun, keys: Sequence[int]) -> None:
+        """Remove delivered memories; what was moved to another instance meanwhile stays."""
+        org_id = run.span.org_id
         self._connection.executemany(
-            f"DELETE FROM journal WHERE seq = ? AND org_id = ? AND state = {DELIVERED}",
-            [(key, org_id) for key in keys],
+            f"DELETE FROM journal WHERE seq = ? AND org_id = ? AND instance_id = ? AND state = {DELIVERED}",
+            [(key, org_id, run.instance_id) for key in keys],
         )
         self._connection.execute(
             """
@@ -274,14 +275,16 @@ class Ledger:
         )
         self._send_retries(org_id)
 
-    def resend(self, org_id: str, keys: Sequence[int]) -> None:
-        """Let delivered memories wait again."""
+    def resend(self, run: DeliveredRun, keys: Sequence[int]) -> None:
+        """Let delivered memories wait again; what was moved to another instance meanwhile does already."""
+        org_id = run.span.org_id
         sql = f"""
             UPDATE journal SET state = {PENDING}, resent = resent + 1
-            WHERE seq = ? AND org_id = ? AND state = {DELIVERED} RETURNING bytes
+            WHERE seq = ? AND org_id = ? AND instance_id = ? AND state = {DELIVERED} RETURNING bytes
         """
         for key in keys:
-            self._count_bytes(org_id, sum(size for (size,) in self._connection.execute(sql, (key, org_id))))
+            changed = self._connection.execute(sql, (key, org_id, run.instance_id))
+            self._count_bytes(org_id, sum(size for (size,) in changed))
 
     def move_pending(self, instance: ArcInstance) -> int:
         """Let what waits in an org's journal wait for one instance, or store it there if it is embedded."""
@@ -345,9 +348,12 @@ class Ledger:
 
     def _admit_one(self, instance: ArcInstance, memory: Memory, oldest: int | None, admitted: Admission) -> None:
         time, own = to_us(memory.time), parse_memory_id(memory.memory_id)
-        held = "SELECT 1 FROM journal WHERE org_id = ? AND time = ? AND memory_id = ?"
-        if self._connection.execute(held, (instance.org_id, time, memory.memory_id)).fetchone():
-            admitted.present.append(memory)
+        sql = "SELECT instance_id, state FROM journal WHERE org_id = ? AND time = ? AND memory_id = ?"
+        held = self._connection.execute(sql, (instance.org_id, time, memory.memory_id)).fetchone()
+        if held is not None:
+            # On its way to a former instance it leaves the journal when it is seen there.
+            leaves = held[0] != instance.id and held[1] != SET_ASIDE
+            (admitted.waiting if leaves else admitted.present).append(memory)
             return
         if own and own[1] == self._node:
             self._last = max(self._last, time)

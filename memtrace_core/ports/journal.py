@@ -109,12 +109,12 @@ class Journal(OrderBook, Protocol):
         """
         ...
 
-    async def confirm(self, org_id: str, keys: Sequence[int]) -> None:
-        """Let delivered memories go: they were seen in their instance."""
+    async def confirm(self, run: DeliveredRun, keys: Sequence[int]) -> None:
+        """Let memories of a run go: they were seen in its instance. What was moved to another meanwhile stays."""
         ...
 
-    async def resend(self, org_id: str, keys: Sequence[int]) -> None:
-        """Let delivered memories wait for delivery again: they were not seen in their instance."""
+    async def resend(self, run: DeliveredRun, keys: Sequence[int]) -> None:
+        """Let memories of a run wait for delivery again: they were not seen in its instance."""
         ...
 
     async def move_pending(self, instance: ArcInstance) -> int:

@@ -169,7 +169,9 @@ class InMemoryJournal:
         unconfirmed = itertools.dropwhile(lambda one: one[1].answer is not None, self._of(org_id))
         in_line = itertools.takewhile(lambda one: one[1].answer is None, unconfirmed)
         due = [self._run(org_id, itertools.islice(self._until_gap(org_id, in_line), limit), settle)]
-        due += [self._run(org_id, [one], settle) for one in self._of(org_id) if one[1].answer is not None]
+        oldest = self._oldest(org_id)
+        retried = [one for one in self._of(org_id) if one[1].answer is not None and one[0] < oldest]
+        due += [self._run(org_id, [one], settle) for one in retried]
         runs = [one for one in due if isinstance(one, DeliveredRun)]
         return runs[0] if runs else min((one for one in due if isinstance(one, datetime)), default=None)
 
@@ -206,15 +208,15 @@ class InMemoryJournal:
         whole = not any(order.what.before > span.first for order in self._orders.of(org_id))
         return DeliveredRun(run[0][1].instance_id, tuple(key for key, _ in run), ids, span, whole)
 
-    async def confirm(self, org_id: str, keys: Sequence[int]) -> None:
+    async def confirm(self, run: DeliveredRun, keys: Sequence[int]) -> None:
         """Let delivered memories go."""
-        for key, _ in self._delivered(org_id, keys):
+        for key, _ in self._delivered(run, keys):
             del self._entries[key]
-        self._send_retries(org_id)
+        self._send_retries(run.span.org_id)
 
-    async def resend(self, org_id: str, keys: Sequence[int]) -> None:
+    async def resend(self, run: DeliveredRun, keys: Sequence[int]) -> None:
         """Let delivered memories wait again."""
-        for _, entry in self._delivered(org_id, keys):
+        for _, entry in self._delivered(run, keys):
             entry.state = EntryState.PENDING
             entry.resent += 1
 
@@ -400,21 +402,25 @@ class InMemoryJournal:
         gone = self._orders.covered(memories)
         forgotten = [memory for memory in memories if memory.memory_id in gone]
         admitted = Admission(stored=[], present=[], outward=[], waiting=[], forgotten=forgotten)
-        held = {entry.memory.memory_id for _, entry in self._of(instance.org_id)}
-        oldest = min((key for key, entry in self._of(instance.org_id) if entry.answer is None), default=math.inf)
+        entries = {entry.memory.memory_id: entry for _, entry in self._of(instance.org_id)}
+        oldest = self._oldest(instance.org_id)
         shelf = self.embedded[shelf_of(instance)] if instance.embedded else []
-        held.update(memory.memory_id for memory in shelf)
+        stored = {memory.memory_id for memory in shelf}
         for memory in memories:
             us, parsed = to_us(memory.time), identifiers.parse_memory_id(memory.memory_id)
             own = parsed is not None and parsed[1] == self.node
             if memory.memory_id in gone:
                 continue
-            if memory.memory_id in held:
+            entry = entries.get(memory.memory_id)
+            if entry is not None and entry.instance_id != instance.id and entry.state is not EntryState.SET_ASIDE:
+                admitted.waiting.append(memory)
+                continue
+            if entry is not None or memory.memory_id in stored:
                 admitted.present.append(memory)
                 continue
             self._last = max(self._last, us) if own else self._last
             if instance.embedded:
-                held.add(memory.memory_id)
+                stored.add(memory.memory_id)
                 shelf.append(memory)
                 admitted.stored.append(memory)
             else:
@@ -517,9 +523,16 @@ class InMemoryJournal:
             if key in batch.keys and entry.instance_id == batch.instance_id and entry.state is EntryState.PENDING
         ]
 
-    def _delivered(self, org_id: str, keys: Sequence[int]) -> list[tuple[int, _Entry]]:
+    def _delivered(self, run: DeliveredRun, keys: Sequence[int]) -> list[tuple[int, _Entry]]:
         self._check_open()
-        return [one for one in self._of(org_id) if one[0] in keys and one[1].state is EntryState.DELIVERED]
+        return [
+            (key, entry)
+            for key, entry in self._of(run.span.org_id)
+            if key in keys and entry.instance_id == run.instance_id and entry.state is EntryState.DELIVERED
+        ]
+
+    def _oldest(self, org_id: str) -> float:
+        return min((key for key, entry in self._of(org_id) if entry.answer is None), default=math.inf)
 
     def _horizon(self, org_id: str) -> Horizon:
         held = self._of(org_id)

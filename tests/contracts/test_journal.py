@@ -85,6 +85,11 @@ async def due(held, limit=1000, *, org_id=ORG):
     return await held.journal.next_delivered(org_id, SETTLE, limit)
 
 
+def delivered_run(org_id):
+    """Return a run of an org that names its instance, and no memory that there is."""
+    return DeliveredRun(ARC.id, (), (), OwnSpan(org_id, "a" * 6, START, START))
+
+
 async def deliver(held, limit=1000, *, durable=True, org_id=ORG):
     """Mark the oldest waiting memories of an org as delivered, and return them."""
     batch = await held.journal.next_batch(org_id, limit, MANY_BYTES)
@@ -659,6 +664,8 @@ happenings = st.lists(
         st.tuples(st.just("set aside"), st.integers(1, 2)),
         st.tuples(st.just("confirm"), st.integers(1, 3)),
         st.tuples(st.just("resend"), st.integers(1, 3)),
+        st.tuples(st.just("retry"), st.just(ORG)),
+        st.tuples(st.just("move"), st.sampled_from([ARC, SECOND_ARC])),
     ),
     max_size=20,
 )
@@ -681,11 +688,15 @@ def test_journal_and_gateway_never_answer_for_the_same_memory(journal_harness, h
                         await held.journal.mark_delivered(batch, durable=False)
                     else:
                         await held.journal.set_aside(batch, "no")
+            elif what == "retry":
+                await held.journal.retry(detail)
+            elif what == "move":
+                await held.journal.move_pending(detail)
             else:
                 found = await held.journal.next_delivered(ORG, timedelta(0), detail)
                 if isinstance(found, DeliveredRun):
                     act = held.journal.confirm if what == "confirm" else held.journal.resend
-                    await act(ORG, found.keys)
+                    await act(found, found.keys)
             view = await held.journal.view(EVERYTHING)
             answered = {memory.memory_id for memory in kept if view.horizon.admits(memory)}
             held_here = {memory.memory_id for memory in view.memories}
@@ -773,7 +784,7 @@ def test_a_durable_memory_stays_while_something_older_is_in_the_journal(journal_
         await held.journal.mark_delivered(first, durable=last_durable)
         held.clock.advance(SETTLE)
         while isinstance(run_of_them := await due(held), DeliveredRun):
-            await held.journal.confirm(ORG, run_of_them.keys)
+            await held.journal.confirm(run_of_them, run_of_them.keys)
         assert await held_by(held) == []
 
     with_journal(journal_harness, use)
@@ -1007,7 +1018,7 @@ def test_delivered_memories_can_be_confirmed_after_the_settle_time(journal_harne
         assert run_of_them.memory_ids == tuple(memory.memory_id for memory in kept[:2])
         node = parse_memory_id(kept[0].memory_id)[1]
         assert run_of_them.span == OwnSpan(ORG, node, kept[0].time, kept[1].time)
-        await held.journal.confirm(ORG, run_of_them.keys)
+        await held.journal.confirm(run_of_them, run_of_them.keys)
         assert await held_by(held) == kept[2:]
         assert await held.journal.holdings(ORG) == OrgHoldings(pending=1)
         assert await due(held) is None
@@ -1026,7 +1037,7 @@ def test_a_run_has_no_more_memories_than_asked_for(journal_harness):
         while run_of_them := await due(held, 2):
             assert len(run_of_them.keys) <= 2
             seen += run_of_them.memory_ids
-            await held.journal.confirm(ORG, run_of_them.keys)
+            await held.journal.confirm(run_of_them, run_of_them.keys)
         assert seen == [memory.memory_id for memory in kept]
 
     with_journal(journal_harness, use)
@@ -1044,7 +1055,7 @@ def test_a_run_is_for_one_instance(journal_harness):
         for expected, instance_id in ((one, ARC.id), (two, SECOND_ARC.id)):
             run_of_them = await due(held)
             assert (run_of_them.instance_id, run_of_them.memory_ids) == (instance_id, (expected.memory_id,))
-            await held.journal.confirm(ORG, run_of_them.keys)
+            await held.journal.confirm(run_of_them, run_of_them.keys)
 
     with_journal(journal_harness, use)
 
@@ -1092,7 +1103,7 @@ def test_memories_set_aside_do_not_hold_confirmation_up(journal_harness):
         held.clock.advance(SETTLE)
         run_of_them = await due(held)
         assert run_of_them.memory_ids == tuple(memory.memory_id for memory in kept[1:])
-        await held.journal.confirm(ORG, run_of_them.keys)
+        await held.journal.confirm(run_of_them, run_of_them.keys)
         assert await held.journal.holdings(ORG) == OrgHoldings(set_aside=1)
         assert await due(held) is None
 
@@ -1119,7 +1130,7 @@ def test_a_span_covers_its_run_and_nothing_else_of_the_org(journal_harness):
             ]
             assert inside == list(run_of_them.memory_ids)
             ids += inside
-            await held.journal.confirm(ORG, run_of_them.keys)
+            await held.journal.confirm(run_of_them, run_of_them.keys)
         assert ids == [memory.memory_id for memory in one.memories + three.memories]
 
     with_journal(journal_harness, use)
@@ -1134,7 +1145,7 @@ def test_memories_that_are_not_seen_wait_again_and_longer_each_time(journal_harn
         held.clock.advance(SETTLE)
         for patience in (2 * SETTLE, 4 * SETTLE):
             run_of_them = await due(held)
-            await held.journal.resend(ORG, run_of_them.keys[:1])
+            await held.journal.resend(run_of_them, run_of_them.keys[:1])
             assert await held.journal.pending_orgs() == [ORG]
             assert (await held.journal.next_batch(ORG, 9, MANY_BYTES)).memories == [kept[0], kept[2]]
             assert await due(held) is None
@@ -1154,12 +1165,12 @@ def test_only_delivered_memories_of_the_org_are_confirmed_or_sent_again(journal_
         await set_aside(held, 1)
         waiting = await held.journal.next_batch(ORG, 1, MANY_BYTES)
         for act in (held.journal.confirm, held.journal.resend):
-            await act(ORG, waiting.keys)
+            await act(delivered_run(ORG), waiting.keys)
             assert await held.journal.holdings(ORG) == OrgHoldings(pending=1, set_aside=1)
         await held.journal.mark_delivered(waiting, durable=False)
         for act in (held.journal.confirm, held.journal.resend):
-            await act(OTHER_ORG, waiting.keys)
-            await act(ORG, [])
+            await act(delivered_run(OTHER_ORG), waiting.keys)
+            await act(delivered_run(ORG), [])
             assert await held.journal.holdings(ORG) == OrgHoldings(delivered=1, set_aside=1)
         assert await held.journal.next_delivered(OTHER_ORG, timedelta(0), 10) is None
         assert await held.journal.unconfirmed_orgs() == [ORG]
@@ -1393,8 +1404,8 @@ CALLS = {
     "set_aside": lambda journal: journal.set_aside(PendingBatch(ORG, ARC.id, (1,), []), "no"),
     "unconfirmed_orgs": lambda journal: journal.unconfirmed_orgs(),
     "next_delivered": lambda journal: journal.next_delivered(ORG, SETTLE, 10),
-    "confirm": lambda journal: journal.confirm(ORG, [1]),
-    "resend": lambda journal: journal.resend(ORG, [1]),
+    "confirm": lambda journal: journal.confirm(delivered_run(ORG), [1]),
+    "resend": lambda journal: journal.resend(delivered_run(ORG), [1]),
     "claims_loaded": lambda journal: journal.claims_loaded(ARC),
     "load_claims": lambda journal: journal.load_claims(ARC, []),
     "mark_claims_loaded": lambda journal: journal.mark_claims_loaded(ARC),

@@ -191,14 +191,14 @@ def test_a_retried_memory_is_confirmed_by_itself(journal_harness):
         held.clock.advance(SETTLE / 2)
         run = await due(held)
         assert run.memory_ids == (first.memory_id, second.memory_id)
-        await held.journal.confirm(ORG, run.keys)
+        await held.journal.confirm(run, run.keys)
         assert await due(held) == held.clock.now() + SETTLE / 2
         held.clock.advance(SETTLE / 2)
         run = await due(held)
         assert isinstance(run, DeliveredRun)
         assert run.memory_ids == (aside.memory_id,)
         assert run.span.first == run.span.last == aside.time
-        await held.journal.confirm(ORG, run.keys)
+        await held.journal.confirm(run, run.keys)
         assert await held.journal.holdings(ORG) == OrgHoldings()
 
     with_journal(journal_harness, use)
@@ -220,10 +220,83 @@ def test_a_retried_memory_in_the_middle_is_no_part_of_a_run(journal_harness):
         seen = []
         while (run := await due(held)) is not None:
             seen.append(run.memory_ids)
-            await held.journal.confirm(ORG, run.keys)
+            await held.journal.confirm(run, run.keys)
         assert seen[0] == (first.memory_id,)
         assert (third.memory_id,) in seen
         assert len(seen) == 3
+
+    with_journal(journal_harness, use)
+
+
+def test_a_retried_memory_stays_while_an_older_one_is_in_line(journal_harness):
+    """The journal alone answers for what is younger than that one: what leaves before it would be hidden in Arc."""
+
+    async def use(held):
+        older, retried = await held.journal.append(ARC, some(2))
+        one, two = (await held.journal.next_batch(ORG, 2, MANY_BYTES)).halves()
+        await held.journal.set_aside(two, "no")
+        await held.journal.retry(ORG)
+        await held.journal.mark_delivered(two, durable=False)
+        held.clock.advance(SETTLE)
+        assert await due(held) is None
+        view = await held.journal.view(EVERYTHING)
+        for kept in (older, retried):
+            assert kept in view.memories or view.horizon.admits(kept)
+        await held.journal.mark_delivered(one, durable=False)
+        held.clock.advance(SETTLE)
+        assert (await due(held)).memory_ids == (older.memory_id,)
+        run = await due(held)
+        await held.journal.confirm(run, run.keys)
+        assert (await due(held)).memory_ids == (retried.memory_id,)
+
+    with_journal(journal_harness, use)
+
+
+def test_a_retried_memory_never_makes_up_for_a_lost_one(journal_harness):
+    """No run in line covers it, though it is in Arc and they are counted: not even when it was due before them."""
+
+    async def use(held):
+        first, retried, third = await held.journal.append(ARC, some(3))
+        one, rest = (await held.journal.next_batch(ORG, 3, MANY_BYTES)).halves()
+        two, three = rest.halves()
+        await held.journal.mark_delivered(one, durable=False)
+        await held.journal.set_aside(two, "no")
+        await held.journal.mark_delivered(three, durable=False)
+        held.clock.advance(SETTLE)
+        run = await due(held)
+        await held.journal.resend(run, run.keys[:1])  # it got lost
+        await held.journal.retry(ORG)
+        await deliver(held, durable=False)
+        held.clock.advance(SETTLE)
+        assert not isinstance(await due(held), DeliveredRun)  # the first is looked for after twice the time
+        held.clock.advance(SETTLE)
+        seen = []
+        while isinstance(run := await due(held), DeliveredRun):
+            assert {
+                one.memory_id for one in (first, retried, third) if run.span.first <= one.time <= run.span.last
+            } == {*run.memory_ids}
+            seen.append(run.memory_ids)
+            await held.journal.confirm(run, run.keys)
+        assert seen[0] == (first.memory_id,)
+        assert sorted(seen[1:]) == sorted([(retried.memory_id,), (third.memory_id,)])
+
+    with_journal(journal_harness, use)
+
+
+@pytest.mark.parametrize("what_was_seen", ["confirm", "resend"])
+def test_what_was_moved_meanwhile_is_not_of_the_run_any_more(journal_harness, what_was_seen):
+    """What was seen, or missed, in the former instance says nothing about the one that it is in by now."""
+
+    async def use(held):
+        await held.journal.append(ARC, some(2))
+        await deliver(held, durable=False)
+        held.clock.advance(SETTLE)
+        stale = await due(held)
+        await held.journal.move_pending(SECOND_ARC)
+        await deliver(held, durable=False)
+        await getattr(held.journal, what_was_seen)(stale, stale.keys)
+        assert await held.journal.holdings(ORG) == OrgHoldings(delivered=2)
+        assert {one.instance_id for one in await entries(held)} == {SECOND_ARC.id}
 
     with_journal(journal_harness, use)
 
@@ -237,7 +310,7 @@ def test_a_retried_memory_that_got_lost_is_sent_again(journal_harness):
         await deliver(held, durable=False)
         held.clock.advance(SETTLE)
         run = await due(held)
-        await held.journal.resend(ORG, run.keys)
+        await held.journal.resend(run, run.keys)
         assert (await held.journal.next_batch(ORG, 10, MANY_BYTES)).memories == [aside]
         assert (await held.journal.view(EVERYTHING)).horizon.before > aside.time
 
@@ -276,7 +349,7 @@ def test_retries_go_in_portions_that_readers_can_tell_apart(journal_harness):
             sent += batch.memories
             held.clock.advance(SETTLE)
             while isinstance(run := await due(held), DeliveredRun):
-                await held.journal.confirm(ORG, run.keys)
+                await held.journal.confirm(run, run.keys)
                 if len(await entries(held, EntryState.DELIVERED)) == 0:
                     break
         assert sent == kept
@@ -370,7 +443,7 @@ def test_no_run_reaches_across_a_dropped_memory(journal_harness):
         while (run := await due(held)) is not None:
             seen.append(run.memory_ids)
             assert not run.span.first < kept[1].time < run.span.last
-            await held.journal.confirm(ORG, run.keys)
+            await held.journal.confirm(run, run.keys)
         assert seen == [(kept[0].memory_id,), (kept[3].memory_id, kept[4].memory_id)]
         await held.journal.append(ARC, some(2, "later"))
         await deliver(held, durable=False)

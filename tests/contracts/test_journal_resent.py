@@ -19,7 +19,7 @@ def test_a_durable_batch_with_a_gap_leaves_only_up_to_what_is_unconfirmed(journa
             kept = await journal.append(ARC, [draft(content) for content in "abc"])
             await journal.mark_delivered(await journal.next_batch(ARC.org_id, 9, EVERYTHING), durable=False)
             found = await journal.next_delivered(ARC.org_id, timedelta(), 9)
-            await journal.resend(ARC.org_id, [found.keys[0], found.keys[2]])
+            await journal.resend(found, [found.keys[0], found.keys[2]])
             again = await journal.next_batch(ARC.org_id, 9, EVERYTHING)
             assert [memory.content for memory in again.memories] == ["a", "c"]
             await journal.mark_delivered(again, durable=True)

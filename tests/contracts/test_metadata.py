@@ -184,6 +184,21 @@ def test_an_instance_is_what_was_bound(repo_harness, make):
     with_repo(repo_harness, use)
 
 
+def test_an_instance_is_known_for_good(repo_harness):
+    """It is when it is bound and when it is retired, and not before, nor when its org is gone."""
+
+    async def use(repo):
+        assert not await repo.knows_instances()
+        await repo.bind_instance(instance(ORG))
+        assert await repo.knows_instances()
+        await repo.unbind_instance(ORG)
+        assert await repo.knows_instances()
+        await repo.delete_org(ORG)
+        assert not await repo.knows_instances()
+
+    with_repo(repo_harness, use)
+
+
 def test_an_org_without_an_instance_has_none(repo_harness):
     """No binding is no instance, for an unknown org as well."""
 

@@ -164,10 +164,10 @@ def test_memories_that_must_be_sent_again_weigh_again(tmp_path):
         await journal.mark_delivered(await journal.next_batch(ARC.org_id, 9, EVERYTHING), durable=False)
         assert ledger_is_exact(path) == 0
         found = await journal.next_delivered(ARC.org_id, timedelta(), 9)
-        await journal.resend(ARC.org_id, found.keys)
+        await journal.resend(found, found.keys)
         assert ledger_is_exact(path) == before
-        await journal.resend(ARC.org_id, found.keys)
-        await journal.confirm(ARC.org_id, found.keys)
+        await journal.resend(found, found.keys)
+        await journal.confirm(found, found.keys)
         assert ledger_is_exact(path) == before
         assert (await journal.holdings(ARC.org_id)).pending == 2
         await journal.close()

@@ -1,5 +1,7 @@
 """Files that disappear while they are in use: nothing more is acknowledged, because it would be lost."""
 
+import shutil
+
 import pytest
 from builders import ORG, draft, embedded_instance, instance, org, run
 
@@ -109,5 +111,21 @@ def test_metadata_that_lost_its_file_answers_nothing(tmp_path, lose):
                 await repo.create_org(org("org_new"))
         finally:
             await repo.close()
+
+    run(body())
+
+
+def test_a_journal_whose_folder_is_gone_says_so(tmp_path):
+    """As it does of its files: whoever writes is told that the storage is unavailable, not of a defect."""
+
+    async def body():
+        folder = tmp_path / "data"
+        journal = SqliteJournal(folder / "journal.db", ManualClock())
+        try:
+            shutil.rmtree(folder)
+            with pytest.raises(StorageUnavailable, match="No such file"):
+                await journal.append(instance(), some(1))
+        finally:
+            journal.release()
 
     run(body())

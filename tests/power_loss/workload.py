@@ -211,10 +211,12 @@ class Workload:
         return run
 
     async def _confirm_one(self) -> None:
-        await self._journal.confirm(ARC.org_id, (await self._delivered()).keys[:1])
+        run = await self._delivered()
+        await self._journal.confirm(run, run.keys[:1])
 
     async def _resend_one(self) -> None:
-        await self._journal.resend(ARC.org_id, (await self._delivered()).keys[:1])
+        run = await self._delivered()
+        await self._journal.resend(run, run.keys[:1])
 
     async def _set_aside(self) -> None:
         await self._journal.set_aside(await self._waiting(1), "arc will never take this")

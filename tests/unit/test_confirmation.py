@@ -131,9 +131,9 @@ def test_what_lies_before_the_first_missing_memory_is_confirmed():
         services.gateway.forget(ARC, [kept[1].memory_id])
         original, held = services.journal.resend, []
 
-        async def resend(org_id, keys):
+        async def resend(run, keys):
             held.append(await services.journal.holdings(ORG))
-            await original(org_id, keys)
+            await original(run, keys)
 
         services.journal.resend = resend
         await pass_time(services, SETTLE)
