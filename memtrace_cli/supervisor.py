@@ -205,7 +205,8 @@ class Workers:
         """End all workers, and come back when they are gone."""
         self._bound.close()  # whoever comes now is turned away, as the workers do, too
         for process in self._processes:
-            process.terminate()
+            with suppress(ProcessLookupError):  # it has ended, and this is not told yet
+                process.terminate()
         patience = 2 * self._settings.server.shutdown_timeout + KILL_AFTER_SECONDS
         await asyncio.wait(posts, timeout=patience)
         self._kill()
@@ -213,7 +214,8 @@ class Workers:
 
     def _kill(self) -> None:
         for process in self._processes:
-            process.kill()
+            with suppress(ProcessLookupError):
+                process.kill()
 
 
 def pause_before_next(short_lives: int) -> float:

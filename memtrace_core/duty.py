@@ -111,9 +111,11 @@ class Duty:
     async def end(self, drain_within: timedelta) -> None:
         """Go off duty after a last delivery; it is this process's, too, if the owner has just ended."""
         await self._erasing.stop()
-        await self._confirmation.stop()
-        if self._ownership.take():
-            await self._delivery.drain(drain_within)
+        try:
+            if self._ownership.take():
+                await self._delivery.drain(drain_within)
+        finally:
+            await self._confirmation.stop()  # last, as what is delivered wakes it
 
     async def _look(self) -> None:
         if self._on_duty:

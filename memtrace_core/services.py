@@ -112,6 +112,8 @@ class Services:
                 await work()
             except MemtraceError as error:
                 _log.warning("background work failed, will be repeated: %s", error)
+            except Exception:  # a defect; but nobody would begin this again
+                _log.exception("background work failed, will be repeated")
 
 
 def build_services(

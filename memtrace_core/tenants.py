@@ -55,12 +55,12 @@ class Tenants:
         org = await self._repo.get_org(DEFAULT_ORG_ID)
         if org is None:
             org = Org(id=DEFAULT_ORG_ID, name=DEFAULT_ORG_NAME, created_at=self._clock.now())
+            # One of this id may have been deleted before. First, as nobody would do it once there is an org.
+            await self._journal.reopen_org(org.id)
             try:
                 await self._repo.create_org(org)
             except Conflict:  # another server was faster, with metadata that both share
                 org = await self.get_org(DEFAULT_ORG_ID)
-            # An org of this id may have been deleted before.
-            await self._journal.reopen_org(org.id)
         return org
 
     async def get_org(self, org_id: str) -> Org:
@@ -232,9 +232,8 @@ class Tenants:
         return mask(self._vault.open(instance.sealed_api_key, instance.key_context))
 
     async def legacy_wanted(self) -> bool:
-        """Tell whether an old `[arc]` block still counts: no org has an instance, or ever had the one it became."""
-        former = await self._repo.get_instance(DEFAULT_ORG_ID, LEGACY_INSTANCE_ID)
-        return former is None and not await self._repo.list_instances()
+        """Tell whether an old `[arc]` block still counts: no org has an instance, or has had one."""
+        return not await self._repo.knows_instances()
 
     async def migrate_legacy(self, legacy: Binding) -> ArcInstance | None:
         """Bind `org_default` to the instance of an old `[arc]` block, if that still counts."""

@@ -110,6 +110,10 @@ class SqliteMetadataRepo(MetadataFile):
         rows = await self.rows(f"SELECT {_INSTANCE} FROM arc_instances WHERE NOT retired ORDER BY org_id")
         return [instance_of(row) for row in rows]
 
+    async def knows_instances(self) -> bool:
+        """Tell whether there is an instance, retired or not."""
+        return bool(await self.rows("SELECT 1 FROM arc_instances LIMIT 1"))
+
     async def sealed_secrets(self) -> list[SealedSecret]:
         """Return all Arc keys, and the value that tells the master key."""
         return await self.run(self._sealed_secrets)

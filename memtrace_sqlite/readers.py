@@ -114,8 +114,14 @@ class Readers:
 
     def _start_thread(self) -> None:
         name = f"reader of {self._path.name} {len(self._threads)}"
-        self._threads.append(threading.Thread(target=self._answer_all, name=name, daemon=True))
-        self._threads[-1].start()
+        thread = threading.Thread(target=self._answer_all, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has none left
+            if not self._threads:
+                raise StorageUnavailable(f"{self._path} cannot be read: no thread can be started") from None
+            return
+        self._threads.append(thread)
 
     def _join(self) -> None:
         for thread in self._threads:

@@ -75,6 +75,10 @@ class MetadataRepo(Protocol):
         """Return every instance that an org is bound to."""
         ...
 
+    async def knows_instances(self) -> bool:
+        """Tell whether any org has an instance, retired ones included."""
+        ...
+
     async def create_key(self, key: APIKey) -> None:
         """Store a key; names are unique among an org's active keys."""
         ...

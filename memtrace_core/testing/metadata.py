@@ -107,6 +107,10 @@ class InMemoryMetadataRepo:
         """Return every bound instance."""
         return list(self._bound.values())
 
+    async def knows_instances(self) -> bool:
+        """Tell whether there is an instance, retired or not."""
+        return bool(self._bound or self._retired)
+
     async def create_key(self, key: APIKey) -> None:
         """Store a key."""
         self._need_org(key.org_id)

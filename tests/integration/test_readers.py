@@ -6,6 +6,7 @@ import threading
 import pytest
 from builders import run
 
+from memtrace_core.errors import StorageUnavailable
 from memtrace_core.testing import ManualClock
 from memtrace_sqlite import SqliteJournal
 from memtrace_sqlite import readers as module
@@ -122,5 +123,25 @@ def test_a_reader_keeps_few_pages(reading):
     async def use(readers):
         sizes = await asyncio.gather(*(readers.run(work) for _ in range(module.MOST_THREADS)))
         assert sizes == [-module.CACHE_KIB] * module.MOST_THREADS
+
+    reading(use)
+
+
+def test_a_thread_that_cannot_be_started_is_told_or_done_without(reading, monkeypatch):
+    """The first one is needed, so that its read fails, and the next one tries again; others are not."""
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    async def use(readers):
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            for _ in range(2 * module.MOST_THREADS):
+                with pytest.raises(StorageUnavailable, match="no thread can be started"):
+                    await readers.run(lambda connection: 1)
+        assert await readers.run(lambda connection: 2) == 2
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        assert await readers.run(lambda connection: 3) == 3
+        monkeypatch.undo()
 
     reading(use)

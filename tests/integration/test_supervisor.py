@@ -165,3 +165,20 @@ def test_a_worker_that_does_not_end_in_time_is_killed(monkeypatch):
     """Told once, the parent waits for as long as finishing may take, and no longer."""
     with_scripts(monkeypatch, [STUBBORN], patience=0)
     assert run(working()) == (0, 1)
+
+
+def test_a_worker_that_has_ended_unnoticed_holds_up_no_other(monkeypatch):
+    """It cannot be told to end any more; the others are, and all of them are waited for."""
+    with_scripts(monkeypatch, [WAITS])
+
+    async def stop(workers):
+        gone = next(iter(workers._processes))
+
+        def too_late():
+            raise ProcessLookupError
+
+        gone.terminate, terminate = too_late, gone.terminate
+        asyncio.get_running_loop().call_later(0.1, terminate)  # by itself
+        workers.stop()
+
+    assert run(working(stop)) == (0, 1)

@@ -1,3 +1,4 @@
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -163,5 +164,21 @@ def test_a_look_that_fails_is_repeated(error):
         keep_open(one)
         await one.stop()
         await other.stop()
+
+    run(body())
+
+
+def test_nothing_is_under_way_after_the_end():
+    """What the last delivery has brought to Arc is confirmed by the next run: no task is left that would look."""
+
+    async def body():
+        services = await bound(in_memory())
+        services.gateway._durable = False
+        await services.start()
+        await services.memories.remember(ORG, NEW)
+        await services.stop()
+        await settle()
+        assert services.gateway.written
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(body())

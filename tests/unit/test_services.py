@@ -160,8 +160,9 @@ def test_instances_are_checked_periodically():
     run(body())
 
 
-def test_uses_of_keys_are_flushed_periodically_also_after_a_failure():
-    """The periodic work goes on after an error."""
+@pytest.mark.parametrize("error", [StorageUnavailable("the disk is full"), ZeroDivisionError("a defect")])
+def test_uses_of_keys_are_flushed_periodically_also_after_a_failure(error):
+    """The periodic work goes on after an error, and even after a defect."""
 
     async def body():
         services = await bound(in_memory())
@@ -171,7 +172,7 @@ def test_uses_of_keys_are_flushed_periodically_also_after_a_failure():
         original = services.journal.record_key_use
 
         async def fail(used):
-            raise StorageUnavailable("the disk is full")
+            raise error
 
         services.journal.record_key_use = fail
         await services.access.authenticate(secret)

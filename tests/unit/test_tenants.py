@@ -3,12 +3,12 @@ from datetime import timedelta
 
 import msgspec
 import pytest
-from builders import ORG, OTHER_ORG, bound, embedded_instance, in_memory, instance, org, run
+from builders import ORG, OTHER_ORG, bound, draft, embedded_instance, in_memory, instance, org, run
 from hypothesis import given
 from hypothesis import strategies as st
 
 from memtrace_core.entries import OrgHoldings
-from memtrace_core.errors import Conflict, InvalidInput, NotFound, OrgClosing, SealBroken
+from memtrace_core.errors import Conflict, InvalidInput, NotFound, OrgClosing, SealBroken, StorageUnavailable
 from memtrace_core.identifiers import api_key_digest
 from memtrace_core.memories import NewMemory
 from memtrace_core.model import DEFAULT_ORG_ID, LEGACY_INSTANCE_ID, Permission
@@ -427,8 +427,9 @@ def test_a_legacy_block_keeps_its_database_and_measurement():
 
 
 @pytest.mark.parametrize("of", ["default", "another"])
-def test_a_legacy_block_is_ignored_once_any_org_is_bound(of):
-    """Migrating twice, or beside another org's binding, changes nothing."""
+@pytest.mark.parametrize("unbound", [False, True], ids=["bound", "unbound since"])
+def test_a_legacy_block_is_ignored_once_any_org_is_bound(of, unbound):
+    """Migrating twice, or beside another org's binding, changes nothing, though that may be gone by now."""
 
     async def body():
         services = await prepared()
@@ -436,8 +437,30 @@ def test_a_legacy_block_is_ignored_once_any_org_is_bound(of):
             first = await services.tenants.migrate_legacy(ARC)
         else:
             first = await services.tenants.bind(ORG, ARC)
+        if unbound:
+            await services.tenants.unbind(first.org_id)
         assert await services.tenants.migrate_legacy(Binding(url="http://x.example", api_key="x")) is None
-        assert await services.repo.list_instances() == [first]
+        assert await services.repo.list_instances() == ([] if unbound else [first])
+
+    run(body())
+
+
+def test_a_default_org_is_open_before_it_is_there():
+    """One of its id may have been deleted: whoever finds it later does not open its journal any more."""
+
+    async def body():
+        services = in_memory()
+        await services.journal.close_org(DEFAULT_ORG_ID)
+
+        async def fail(org_id):
+            raise StorageUnavailable("the disk is away")
+
+        reopen, services.journal.reopen_org = services.journal.reopen_org, fail
+        with pytest.raises(StorageUnavailable):
+            await services.tenants.ensure_default_org()
+        services.journal.reopen_org = reopen
+        await services.tenants.ensure_default_org()
+        await services.journal.append(embedded_instance(DEFAULT_ORG_ID), [draft("kept")])
 
     run(body())
 
