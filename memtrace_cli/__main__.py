@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import sys
 
 
@@ -15,6 +16,10 @@ def main() -> None:
 
     gc.freeze()
     gc.enable()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Or a terminal that lacks a character would end a command that has made a key, and not shown it yet.
+            stream.reconfigure(errors="backslashreplace")
     code = run(sys.argv[1:])
     gc.freeze()
     sys.exit(code)

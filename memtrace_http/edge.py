@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 from urllib.parse import unquote
 
@@ -64,7 +64,7 @@ class Edge:
     async def _serve(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         status = _STATUS_CLIENT_LEFT
-        request_id, trace_id = _ids(scope)
+        request_id, trace_id = ids_of(scope["headers"])
         cast(dict[str, object], scope)[REQUEST_ID] = request_id
         raw_path = scope.get("raw_path")
         if raw_path and (_ENCODED_SLASH.search(raw_path) or _REFERENCE_PATH in raw_path):
@@ -117,10 +117,10 @@ def _path(raw_path: bytes) -> str:
     return path + unquote(reference.decode("latin-1")).replace("/", _INNER_SLASH)
 
 
-def _ids(scope: HTTPScope) -> tuple[str, str | None]:
+def ids_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, str | None]:
     """Return the id of a request, the caller's if it is a sane one, and of the caller's trace, if it names one."""
     request_id = trace_id = None
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"x-request-id" and _SANE_REQUEST_ID.fullmatch(value):
             request_id = request_id or value.decode()
         elif name == b"traceparent" and (parent := _TRACEPARENT.fullmatch(value)):

@@ -7,13 +7,13 @@ connection: nobody knows where on it another request might begin.
 from __future__ import annotations
 
 import logging
-import secrets
 from typing import Any
 
 import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from memtrace_http.edge import ids_of
 from memtrace_http.problems import Problem
 
 MAX_HEADER_BYTES = 64 << 10
@@ -195,7 +195,8 @@ class StrictProtocol(HttpToolsProtocol):
     def _reject(self, rejection: Rejection) -> None:
         if self.transport is None or self.transport.is_closing():
             return
-        request_id = secrets.token_hex(8)
+        # Between two requests these are the headers of the one before.
+        request_id, _ = ids_of(self.headers if self.in_message else ())
         _log.info("refused: %s", rejection.error, extra={"request_id": request_id})
         body = msgspec.json.encode(Problem(error=rejection.error, code=rejection.code, request_id=request_id))
         head = [

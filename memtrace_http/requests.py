@@ -26,7 +26,8 @@ Parsed = TypeVar("Parsed", bound=msgspec.Struct)
 # Of whichever framework: each has types of its own for the same messages.
 AnyReceive = Callable[[], Awaitable[Mapping[str, Any]]]
 
-_DIGITS = re.compile(r"[0-9]{1,9}", re.ASCII)
+# As many as Python is sure to read; the range is the core's to tell.
+_INTEGER = re.compile(r"-?[0-9]{1,1000}", re.ASCII)
 _SERVICES = "memtrace_services"
 _READ_TIMEOUT = "memtrace_read_timeout"
 _SHOW_ORGS = "memtrace_show_orgs"
@@ -133,7 +134,7 @@ def query_of(request: HttpRequest, kind: type[Parsed]) -> Parsed:
     types = _types_of(kind)
     for name, value in _pairs(request.scope["query_string"]):
         if types[name] == (int | None):
-            if not _DIGITS.fullmatch(value):
+            if not _INTEGER.fullmatch(value):
                 raise InvalidInput(f"{name} must be a whole number in plain decimal digits")
             given[name] = int(value)
         else:

@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from e2e.processes import Deployment, Server, Tenant, eventually
+from e2e.test_probe import probe
 
 MEMORIES = "/api/v1/memories"
 
@@ -114,6 +115,8 @@ def test_the_server_speaks_tls(deployment: Deployment, tmp_path: Path) -> None:
         context.check_hostname = False
         with httpx.Client(verify=context, trust_env=False, headers={"x-api-key": tenant.key}) as api:
             assert api.get(server.url + MEMORIES).status_code == 200
+        deployment.environment["MEMTRACE_SERVER_PORT"] = str(server.port)
+        assert probe(deployment).returncode == 0
         assert server.stop() == 0
 
 

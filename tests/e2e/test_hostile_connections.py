@@ -115,6 +115,18 @@ def post(tenant: Tenant, headers: bytes, body: bytes) -> bytes:
     return head + headers + b"\r\n" + body
 
 
+def test_a_refusal_in_the_middle_of_a_request_bears_its_id(server: Server, tenant: Tenant) -> None:
+    """The caller's own, if its head was whole; the next request on the connection would have another."""
+    head = CHUNKED + b"x-request-id: mine\r\n"
+    (refused,) = tell(server, post(tenant, head, b"zz\r\n"))
+    assert_refused(refused)
+    assert refused.headers["x-request-id"] == "mine"
+    whole = post(tenant, CHUNKED + b"x-request-id: first\r\n", GOOD_CHUNKS)
+    answered, refused = tell(server, whole, b"rubbish\r\n\r\n")
+    assert answered.headers["x-request-id"] == "first"
+    assert refused.headers["x-request-id"] != "first"
+
+
 MEMORY = b'{"agent_id":"ada","content":"smuggled"}'
 CHUNKED = b"transfer-encoding: chunked\r\n"
 GOOD_CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(MEMORY), MEMORY)

@@ -198,3 +198,11 @@ def test_the_list_tells_how_each_key_stands(shared: Deployment, tenant: Tenant) 
     assert states == {
         tenant.key_id: "active", superseded["id"]: "superseded", active["id"]: "active", revoked["id"]: "revoked",
     }  # fmt: skip
+
+
+def test_a_key_is_shown_whatever_the_terminal_can_show(deployment: Deployment) -> None:
+    """The words around it hold what the output's encoding lacks. It is shown all the same, for there is no copy."""
+    arguments = ("key", "create", "--org", deployment.org(), "--name", "prod")
+    made = deployment.memtrace(*arguments, variables={"PYTHONIOENCODING": "ascii"})
+    assert made.returncode == 0, made.stderr
+    assert re.search(r"\nmtk_[\w-]{20,}\n", made.stdout)
