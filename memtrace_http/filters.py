@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from memtrace_core import rules
 from memtrace_core.errors import InvalidInput
 from memtrace_core.query import MemoryQuery, Order, Position, decode_cursor, encode_cursor
 from memtrace_core.timewindow import parse_bound
@@ -23,6 +24,11 @@ def listing(
 ) -> MemoryQuery:
     """Return the query for a listing; `agent_id` and `session_id` are what the path or the filters name."""
     order = order_of(filters.order)
+    # A query has several of each; whoever is told of a mistake gave one.
+    if filters.memory_type is not None:
+        rules.memory_type(filters.memory_type, "memory_type")
+    if filters.event_type is not None:
+        rules.event_type(filters.event_type, "event_type")
     return MemoryQuery(
         org_id=org_id,
         agent_ids=_one(agent_id),

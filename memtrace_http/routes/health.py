@@ -9,6 +9,7 @@ from litestar import Response, get
 
 from memtrace_core.errors import StorageUnavailable
 from memtrace_http.endpoints import Endpoint, declare
+from memtrace_http.problems import Problem
 from memtrace_http.requests import HttpRequest, services_of, shows_orgs
 from memtrace_http.schemas import HealthAnswer, ReadyAnswer
 
@@ -32,7 +33,7 @@ async def health(request: HttpRequest) -> HealthAnswer:
         Endpoint(
             summary="Tell whether every configured Arc instance is reachable",
             permission=None,
-            answers={200: (ReadyAnswer,), 503: (ReadyAnswer,)},
+            answers={200: (ReadyAnswer,), 503: (ReadyAnswer, Problem)},
         )
     ),
 )

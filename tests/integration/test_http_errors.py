@@ -209,7 +209,8 @@ QUERIES = {
     "agent_id=a%20b": "agent_id must be",
     "agent_id=%FF": "the query string is not valid UTF-8",
     "agent_id=%00": "agent_id must be",
-    "memory_type=thought": "memory_types must be one of",
+    "memory_type=thought": "memory_type must be one of",
+    "event_type=a%20b": "event_type must",
     "&".join(f"x{number}=1" for number in range(200)): "too many parameters",
 }
 
