@@ -304,6 +304,10 @@ class Ledger:
             self._count_bytes(org_id, -waiting)
             return moved
         # What is set aside stays so: newer memories may have left the journal, so it has no place in line any more.
+        self._connection.execute(
+            f"UPDATE journal SET instance_id = ? WHERE org_id = ? AND answer IS NOT NULL AND state = {SET_ASIDE}",
+            (instance.id, org_id),
+        )
         self._count_bytes(org_id, self._bytes_of(org_id, DELIVERED))
         self._connection.execute(
             f"UPDATE journal SET instance_id = ?, state = {PENDING} WHERE org_id = ? AND state <> {SET_ASIDE}",
@@ -350,10 +354,16 @@ class Ledger:
         time, own = to_us(memory.time), parse_memory_id(memory.memory_id)
         sql = "SELECT instance_id, state FROM journal WHERE org_id = ? AND time = ? AND memory_id = ?"
         held = self._connection.execute(sql, (instance.org_id, time, memory.memory_id)).fetchone()
+        if held is not None and held[0] == instance.id:
+            admitted.present.append(memory)
+            return
+        if held is not None and held[1] != SET_ASIDE:
+            # On its way to a former instance, it leaves the journal when it is seen there.
+            admitted.waiting.append(memory)
+            return
         if held is not None:
-            # On its way to a former instance it leaves the journal when it is seen there.
-            leaves = held[0] != instance.id and held[1] != SET_ASIDE
-            (admitted.waiting if leaves else admitted.present).append(memory)
+            self._take_over(instance, time, memory)
+            admitted.present.append(memory)
             return
         if own and own[1] == self._node:
             self._last = max(self._last, time)
@@ -368,6 +378,23 @@ class Ledger:
             admitted.waiting.append(memory)
         else:
             admitted.outward.append(memory)
+
+    def _take_over(self, instance: ArcInstance, time: int, memory: Memory) -> None:
+        """Let what a former instance has refused be tried again with this one, or store it if it is embedded."""
+        place = (instance.org_id, time, memory.memory_id)
+        if instance.embedded:
+            self._connection.execute(
+                f"INSERT OR IGNORE INTO embedded (store, {COLUMNS}) VALUES (?, {PLACES})",
+                (self._store(instance), *row_of_memory(memory)),
+            )
+            self._connection.execute("DELETE FROM journal WHERE org_id = ? AND time = ? AND memory_id = ?", place)
+            # The former instance may have it all the same, and be counted.
+            self._connection.execute("INSERT OR IGNORE INTO gaps VALUES (?, ?)", place[:2])
+        else:
+            self._connection.execute(
+                "UPDATE journal SET instance_id = ? WHERE org_id = ? AND time = ? AND memory_id = ?",
+                (instance.id, *place),
+            )
 
     def _oldest_in_line(self, org_id: str) -> int | None:
         found = self._connection.execute(

@@ -120,8 +120,8 @@ class Journal(OrderBook, Protocol):
     async def move_pending(self, instance: ArcInstance) -> int:
         """Let what waits in the journal of the instance's org be delivered to `instance`; return how many.
 
-        Also what was delivered elsewhere without confirmation, but not what is set aside. For an embedded instance
-        they are stored there at once, those set aside, too.
+        Also what was delivered elsewhere without confirmation. What is set aside stays so, to be retried with this
+        instance. For an embedded instance they are stored there at once, those set aside, too.
         """
         ...
 

@@ -228,6 +228,8 @@ class InMemoryJournal:
             for key, entry in self._of(instance.org_id)
             if instance.embedded or entry.state is not EntryState.SET_ASIDE
         ]
+        for _, entry in self._of(instance.org_id):
+            entry.instance_id = instance.id
         for key, entry in moved:
             if instance.embedded:
                 self.embedded[shelf_of(instance)].append(self._entries.pop(key).memory)
@@ -412,9 +414,14 @@ class InMemoryJournal:
             if memory.memory_id in gone:
                 continue
             entry = entries.get(memory.memory_id)
-            if entry is not None and entry.instance_id != instance.id and entry.state is not EntryState.SET_ASIDE:
-                admitted.waiting.append(memory)
-                continue
+            if entry is not None and entry.instance_id != instance.id:
+                if entry.state is not EntryState.SET_ASIDE:
+                    admitted.waiting.append(memory)
+                    continue
+                entry.instance_id = instance.id
+                if instance.embedded:
+                    shelf.append(self._entries.pop(us).memory)
+                    self._gaps.add((instance.org_id, us))
             if entry is not None or memory.memory_id in stored:
                 admitted.present.append(memory)
                 continue

@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 from builders import MICROSECOND, ORG, OTHER_NODE, OTHER_ORG, START, draft, embedded_instance, instance, memory, run
-from contracts.test_journal import SECOND_ARC, SETTLE, deliver, set_aside
+from contracts.test_journal import MANY_BYTES, SECOND_ARC, SETTLE, deliver, set_aside
 
 from memtrace_core.dedup import DedupPolicy
-from memtrace_core.entries import Duplicate
+from memtrace_core.entries import Duplicate, OrgHoldings
 from memtrace_core.errors import OrgClosing
 from memtrace_core.forgotten import Forgotten
 from memtrace_core.identifiers import parse_memory_id
@@ -97,6 +97,49 @@ def test_what_is_on_its_way_to_a_former_instance_must_wait(journal_harness, one)
         admitted = await held.journal.admit(one, kept)
         assert (admitted.present, admitted.waiting) == ([aside], [])
         assert admitted.stored + admitted.outward == [delivered, pending]
+
+    with_journal(journal_harness, use)
+
+
+@pytest.mark.parametrize("how", ["admitted", "moved"])
+def test_what_a_former_arc_has_refused_is_tried_again_with_the_present_one(journal_harness, how):
+    """It stays set aside, and is readable; a retry sends it where the org's readers will look for it."""
+
+    async def use(held):
+        aside = await held.journal.append(ARC, [draft("a")])
+        await set_aside(held, 1)
+        if how == "admitted":
+            await held.journal.admit(SECOND_ARC, aside)
+        else:
+            assert await held.journal.move_pending(SECOND_ARC) == 0
+        assert await held.journal.holdings(ORG) == OrgHoldings(set_aside=1)
+        await held.journal.retry(ORG)
+        batch = await held.journal.next_batch(ORG, 9, MANY_BYTES)
+        assert (batch.instance_id, batch.memories) == (SECOND_ARC.id, aside)
+
+    with_journal(journal_harness, use)
+
+
+def test_what_a_former_arc_has_refused_is_stored_in_the_embedded_store(journal_harness):
+    """The journal has nothing more to do with it; it is seen once, and no other memory is confirmed by it."""
+
+    async def use(held):
+        here = embedded_instance(id="arc_here")
+        first, aside, last = await held.journal.append(ARC, [draft("a"), draft("b"), draft("c")])
+        one, rest = (await held.journal.next_batch(ORG, 3, MANY_BYTES)).halves()
+        two, three = rest.halves()
+        await held.journal.set_aside(two, "no")
+        for batch in (one, three):
+            await held.journal.mark_delivered(batch, durable=False)
+        admitted = await held.journal.admit(here, [aside])
+        assert (admitted.present, admitted.stored) == ([aside], [])
+        assert await held.gateway.query(here, EVERYTHING) == [aside]
+        assert await held.journal.holdings(ORG) == OrgHoldings(delivered=2, embedded=1)
+        held.clock.advance(SETTLE)
+        found = await held.journal.next_delivered(ORG, SETTLE, 10)
+        assert found.memory_ids == (first.memory_id,)
+        await held.journal.confirm(found, found.keys)
+        assert (await held.journal.next_delivered(ORG, SETTLE, 10)).memory_ids == (last.memory_id,)
 
     with_journal(journal_harness, use)
 
