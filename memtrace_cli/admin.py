@@ -12,17 +12,17 @@ from memtrace_cli.composition import compose
 from memtrace_cli.context import settings
 from memtrace_cli.secrets import vault
 from memtrace_core import Services
-from memtrace_sqlite import Mode
+from memtrace_sqlite import EnvelopeVault, Mode
 
 Result = TypeVar("Result")
 
 
-def administer(work: Callable[[Services], Awaitable[Result]]) -> Result:
-    """Run an admin command's work on the database that the settings name."""
+def administer(work: Callable[[Services], Awaitable[Result]], kind: type[EnvelopeVault] = EnvelopeVault) -> Result:
+    """Run an admin command's work on the database that the settings name, with a vault of that kind."""
     loaded = settings()
     for warning in loaded.warnings:
         output.note(f"memtrace: warning: {output.one_line(warning)}")
-    key = vault(os.environ)
+    key = vault(os.environ, kind)
 
     async def run() -> Result:
         services = compose(loaded.settings, key, Mode.AS_IT_IS)

@@ -86,6 +86,7 @@ def export(
 
         if append is None:
             await services.tenants.get_org(org_id)
+            output.expect_json()
             try:
                 await write_all(sys.stdout.write, None)
                 with told_of("standard output"):

@@ -278,6 +278,10 @@ def delete(
     async def work(services: Services) -> OrgHoldings:
         org = await services.tenants.get_org(org_id)
         held = await services.tenants.holdings(org_id)
+        instance = await services.repo.instance_of(org_id)
+        in_arc = instance is not None and not instance.embedded
+        if in_arc and await services.journal.orders(org_id, waiting=True, limit=1):
+            output.note("memtrace: warning: what was forgotten and is not deleted in its Arc yet will stay there")
         if not yes:
             if not sys.stdin.isatty():
                 raise output.Misused("deleting an organization needs --yes where there is no terminal")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -63,13 +64,21 @@ def fail(error: MemtraceError) -> int:
     return MISUSED if isinstance(error, Misused) else FAILED
 
 
+def expect_json() -> None:
+    """Let stdout take JSON, which is UTF-8 whatever the terminal's encoding is."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding != "utf-8":
+        sys.stdout.reconfigure(encoding="utf-8")
+
+
 def say_json(value: object) -> None:
     """Print a value as indented JSON."""
+    expect_json()
     say(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def say_json_line(value: object) -> None:
     """Print a value as JSON in one line."""
+    expect_json()
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
 
 

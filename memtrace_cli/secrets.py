@@ -44,7 +44,7 @@ def master_key(environ: Mapping[str, str]) -> MasterKey:
         ) from None
 
 
-def vault(environ: Mapping[str, str]) -> EnvelopeVault:
+def vault(environ: Mapping[str, str], kind: type[EnvelopeVault] = EnvelopeVault) -> EnvelopeVault:
     """Return the vault of the environment's master key, and of those before it that it names.
 
     Raises:
@@ -63,7 +63,7 @@ def vault(environ: Mapping[str, str]) -> EnvelopeVault:
                 raise SettingsError(
                     f"{name}: {error}; expected keys of 32 bytes in base64, separated by commas"
                 ) from None
-    return EnvelopeVault(master_key(environ), previous)
+    return kind(master_key(environ), previous)
 
 
 def arc_api_key(given: str | None, file: Path | None) -> str:

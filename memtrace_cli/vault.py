@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from memtrace_cli import output
 from memtrace_cli.admin import administer
+from memtrace_core import Services
+from memtrace_sqlite.vault import ForgivingVault
 
 app = App(name="vault")
 
@@ -45,3 +48,36 @@ def rewrap(*, as_json: Json = False) -> None:
         return
     output.say(f"{changed} secrets sealed anew under the current master key")
     output.suggest("memtrace vault status")
+
+
+@app.command
+def reset(
+    *, yes: Annotated[bool, Parameter(negative=(), help="Do not ask.")] = False, as_json: Json = False
+) -> None:
+    """Begin with a new master key when the former is lost: Arc keys that it does not open are dropped, for good.
+
+    Nothing else is lost. Organizations with an Arc must be given its key again.
+
+    Example: memtrace vault reset
+    """
+
+    async def work(services: Services) -> int:
+        found = await services.resealing.status()
+        lost = sum(one.secrets for one in found if one.standing == "unknown")
+        if lost and not yes:
+            if not sys.stdin.isatty():
+                raise output.Misused("dropping Arc keys needs --yes where there is no terminal")
+            output.note(f"The master keys at hand do not open {lost} secrets. With the right one nothing is lost:")
+            output.note("MEMTRACE_MASTER_KEY_PREVIOUS may name it. This drops them for good.")
+            if not output.confirm("Drop them?"):
+                raise output.Aborted("nothing was dropped")
+        await services.resealing.rewrap()
+        return lost
+
+    lost = administer(work, ForgivingVault)
+    if as_json:
+        output.say_json({"dropped": lost})
+        return
+    output.say(f"{lost} secrets dropped; all others are sealed under the current master key")
+    if lost:
+        output.suggest("memtrace org set-arc ORG_ID --api-key -   (for each organization with an Arc)")

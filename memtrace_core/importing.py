@@ -21,7 +21,8 @@ PORTION_BYTES = 4 << 20
 MOST_AHEAD = timedelta(minutes=5)  # of another machine's clock
 LOOK_EVERY = timedelta(seconds=1)
 LONGEST_WAIT = timedelta(minutes=10)
-UNCONFIRMED = "older memories of this server are not confirmed in Arc yet"
+UNCONFIRMED = "memories of this server are still on their way, and not confirmed in Arc yet"
+MOVE_PENDING = "for a former instance that is gone, `memtrace org set-arc ORG_ID --move-pending`"
 
 OnTrouble = Callable[[int, str], None]
 Line = Memory | Agent | Session | End
@@ -240,7 +241,7 @@ class _Import:
             self._on_note(f"{UNCONFIRMED}; waiting for that")
             self._waits_since = now
         elif now - self._waits_since > LONGEST_WAIT.total_seconds():
-            raise ArcUnreachable(f"{UNCONFIRMED}; import again when they have arrived")
+            raise ArcUnreachable(f"{UNCONFIRMED}; import again when they have arrived", hint=MOVE_PENDING)
         await self._services.clock.sleep(LOOK_EVERY.total_seconds())
         return True
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 from arc_double import ArcDouble
+from e2e.marks import new_master_key
 from e2e.processes import Deployment, Server, Tenant, eventually
 from e2e.sealed_rows import CHECK, bound_instance, key_id, put_sealed, sealed_keys, sealed_with
 from e2e.test_organizations import assert_one_line_error
@@ -207,3 +208,41 @@ def test_the_wrong_previous_key_is_refused_before_anything_happens(half_rotated:
     half_rotated.environment["MEMTRACE_MASTER_KEY_PREVIOUS"] = half_rotated.done("keygen", "master").strip()
     assert_one_line_error(half_rotated.here("vault", "rewrap"), 1, "sealed with another master key")
     assert sealed_keys(half_rotated.data / "memtrace.db") == before
+
+
+def test_a_lost_master_key_loses_nothing_but_the_arc_keys(deployment: Deployment, arc: ArcDouble) -> None:
+    """As the runbook says: with a new one all is there, but the Arc keys, which are given anew."""
+    bound, embedded = bind(deployment, arc, "lost"), deployment.tenant("embedded")
+    with deployment.serve(variables=HASTY) as server:
+        for tenant in (bound, embedded):
+            assert remember(server, tenant, "before") == 201
+        eventually(lambda: stored(arc, "lost") == ["before"], what="the memory is in Arc")
+        assert server.stop() == 0
+    deployment.environment["MEMTRACE_MASTER_KEY"] = new_master_key()
+    assert_one_line_error(deployment.memtrace("org", "list"), 1, "master key")
+
+    refused = deployment.memtrace("vault", "reset")
+    assert refused.returncode == 2
+    assert "needs --yes" in refused.stderr
+    assert deployment.memtrace("org", "list").returncode == 1
+    assert deployment.done("vault", "reset", "--yes").startswith("2 secrets dropped")
+    assert deployment.done("vault", "reset").startswith("0 secrets dropped")
+
+    assert {one["id"] for one in deployment.told("org", "list")} == {bound.org_id, embedded.org_id}
+    with deployment.serve(variables=HASTY) as server:
+        assert contents(server, embedded) == ["before"]
+        assert remember(server, bound, "without a key") == 201
+        deployment.done("org", "set-arc", bound.org_id, "--api-key", "-", stdin=arc.write_token)
+        assert contents(server, bound) == ["before", "without a key"]
+        eventually(lambda: stored(arc, "lost") == ["before", "without a key"], what="delivery goes on")
+
+
+def test_a_reset_keeps_what_the_keys_at_hand_open(deployment: Deployment, arc: ArcDouble) -> None:
+    """A master key that is named as a previous one is not lost: its secrets are sealed anew."""
+    tenant, former = bind(deployment, arc, "kept"), deployment.master_key
+    deployment.environment |= {"MEMTRACE_MASTER_KEY": new_master_key(), "MEMTRACE_MASTER_KEY_PREVIOUS": former}
+    assert deployment.done("vault", "reset").startswith("0 secrets dropped")
+    del deployment.environment["MEMTRACE_MASTER_KEY_PREVIOUS"]
+    with deployment.serve(variables=HASTY) as server:
+        assert remember(server, tenant, "kept") == 201
+        eventually(lambda: stored(arc, "kept") == ["kept"], what="the Arc key is there")

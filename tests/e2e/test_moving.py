@@ -320,3 +320,27 @@ def test_a_file_that_an_export_makes_is_for_its_owner_alone(deployment: Deployme
     finally:
         os.umask(before)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_an_export_is_utf_8_whatever_the_terminal_is(deployment: Deployment) -> None:
+    """Its lines are JSON, and what they hold comes back as it was."""
+    org_id, ascii_only = deployment.org(), {"PYTHONIOENCODING": "ascii"}
+    file = deployment.folder / "a.jsonl"
+    file.write_text(file_of([memory(START, content="café 😀 €")]), encoding="utf-8")
+    deployment.done("org", "import", org_id, str(file))
+    exported = deployment.memtrace("org", "export", org_id, variables=ascii_only)
+    assert exported.returncode == 0
+    file.write_text(exported.stdout, encoding="utf-8")
+    other = deployment.org()
+    deployment.done("org", "import", other, str(file))
+    assert [one["content"] for one in memories_of(deployment, other)] == ["café 😀 €"]
+
+
+def test_deleting_an_org_tells_what_stays_in_its_arc(deployment: Deployment) -> None:
+    """What was forgotten and is not deleted there yet; with nothing of that kind there is no warning."""
+    with ArcDouble(max_buffer_age_ms=0) as arc:
+        tenants = [bound_to(arc, deployment) for _ in range(2)]
+    deployment.done("org", "forget", tenants[0].org_id, "--agent", "ada", "--yes")
+    told = [deployment.here("org", "delete", tenant.org_id, "--yes") for tenant in tenants]
+    assert [one.returncode for one in told] == [0, 0]
+    assert ["will stay there" in one.stderr for one in told] == [True, False]
