@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -229,8 +227,7 @@ def run(arguments: list[str]) -> int:
         output.note("memtrace: interrupted")
         return 130
     except BrokenPipeError:
-        # Whoever read our output has had enough; nothing more can be written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.abandon_stdout()  # whoever read it has had enough
         return output.FAILED
     return result if isinstance(result, int) else output.DONE
 

@@ -43,11 +43,12 @@ async def _first_run(services: Services) -> None:
         return
     org = await services.tenants.ensure_default_org()
     try:
-        _, secret = await services.tenants.create_key(org.id, FIRST_KEY_NAME, Permission.ADMIN)
+        key, secret = await services.tenants.create_key(org.id, FIRST_KEY_NAME, Permission.ADMIN)
     except Conflict:
         return  # another server that starts on the same metadata has made it, and shown it
-    output.say("FIRST RUN: Save your admin API key (shown only once)")
-    output.say(f"API Key: {secret}")
+    with output.showing_key(key.id):
+        output.say("FIRST RUN: Save your admin API key (shown only once)")
+        output.say(f"API Key: {secret}")
 
 
 async def _migrate_legacy(services: Services, settings: Settings) -> None:

@@ -133,8 +133,9 @@ def _described(key: APIKey, used: datetime | None) -> dict[str, object]:
 
 def _show_new(made: tuple[APIKey, str], as_json: bool) -> None:
     key, secret = made
-    if as_json:
-        output.say_json({**_described(key, None), "key": secret})
-        return
-    output.say("API key created (shown only once — save it now):")
-    output.say(secret)
+    with output.showing_key(key.id):
+        if as_json:
+            output.say_json({**_described(key, None), "key": secret})
+        else:
+            output.say("API key created (shown only once — save it now):")
+            output.say(secret)

@@ -10,7 +10,7 @@ import select
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import msgspec
@@ -22,63 +22,106 @@ _SHORT = {"DEBUG": "DBG", "INFO": "INF", "WARNING": "WRN", "ERROR": "ERR", "CRIT
 _NAMES = {"DEBUG": "debug", "INFO": "info", "WARNING": "warn", "ERROR": "error", "CRITICAL": "error"}
 _PLAIN = re.compile(r"[a-zA-Z0-9_\-+.,:;/@*%()\[\]{}!?<>#&$~|^']+", re.ASCII)
 
+MOST_WAITING = 10_000
+RETRY_SECONDS = 0.2
+
 LEVELS = frozenset(_SHORT)
 """The levels that a line may have."""
 
 
 class Lines:
-    """Writes lines to stderr, in the order in which they come, from any thread."""
+    """Writes lines to stderr, in the order in which they come, from any thread.
 
-    def __init__(self) -> None:
+    Once an event loop writes here nobody waits for stderr: what it does not take, since whoever reads it has
+    stopped, waits here, up to a number of lines, and further ones are dropped and counted.
+
+    Args:
+        tell_dropped: makes the line that tells how many were dropped.
+    """
+
+    def __init__(self, tell_dropped: Callable[[int], str] = "{} log lines were dropped".format) -> None:
+        self._tell_dropped = tell_dropped
         self._waiting: deque[str] = deque()
+        self._dropped = 0
         self._lock = threading.Lock()
+        self._serving = False
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that will write what waits
 
     def write(self, line: str) -> None:
         """Write a line, after those that wait."""
-        self._waiting.append(line)
+        self._add(line)
         self._write_waiting()
+        if self._waiting and self._serving:
+            with contextlib.suppress(RuntimeError):
+                self._retry(asyncio.get_running_loop())
 
     def write_soon(self, line: str) -> None:
         """Write a line with all others of this turn of the event loop; at once if there is none."""
-        self._waiting.append(line)
+        self._add(line)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             self._write_waiting()
             return
-        # That lines wait says nothing: another thread may have counted already those that it will write.
+        self._serving = True
+        # That lines wait says nothing: another thread may be about to write them, and have its turn when they are.
         if self._loop is not loop:
-            loop.call_soon(self._write_if_possible)
+            loop.call_soon(self._write_if_possible, loop)
             self._loop = loop
 
-    def _write_if_possible(self) -> None:
+    def _add(self, line: str) -> None:
+        if len(self._waiting) >= MOST_WAITING:
+            self._dropped += 1
+            return
+        if self._dropped:
+            self._waiting.append(self._tell_dropped(self._dropped))
+            self._dropped = 0
+        self._waiting.append(line)
+
+    def _write_if_possible(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = None
         # Nobody waits for these lines who could be told.
         with contextlib.suppress(OSError, ValueError):
             self._write_waiting()
+        if self._waiting:
+            self._retry(loop)
+
+    def _retry(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not loop:
+            loop.call_later(RETRY_SECONDS, self._write_if_possible, loop)
+            self._loop = loop
 
     def _write_waiting(self) -> None:
-        with self._lock:
-            lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            for portion in _portions(lines):
-                sys.stderr.write(portion)
+        if not self._lock.acquire(blocking=not self._serving):
+            return  # who holds it writes these, too, or the next one does
+        try:
+            while self._waiting and (not self._serving or _takes_more()):
+                sys.stderr.write(self._portion())
                 sys.stderr.flush()
+        finally:
+            self._lock.release()
+
+    def _portion(self) -> str:
+        """Take as many lines as a pipe takes whole: other workers of the server write into it, too."""
+        portion: list[str] = []
+        size = 0
+        while self._waiting:
+            line = self._waiting[0]
+            size += 1 + (len(line) if line.isascii() else len(line.encode(errors="backslashreplace")))
+            if portion and size > select.PIPE_BUF:
+                break
+            portion.append(self._waiting.popleft() + "\n")
+        return "".join(portion)
 
 
-def _portions(lines: Sequence[str]) -> Iterator[str]:
-    """Join lines to texts that a pipe takes whole: other workers of the server write into it, too."""
-    portion: list[str] = []
-    size = 0
-    for line in lines:
-        length = 1 + (len(line) if line.isascii() else len(line.encode(errors="backslashreplace")))
-        if portion and size + length > select.PIPE_BUF:
-            yield "".join(portion)
-            portion, size = [], 0
-        portion.append(line + "\n")
-        size += length
-    if portion:
-        yield "".join(portion)
+def _takes_more() -> bool:
+    """Tell whether stderr takes a portion at once."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stderr.fileno(), select.POLLOUT)
+    except (OSError, ValueError):  # no file at all
+        return True
+    return bool(poll.poll(0))
 
 
 def console(time: datetime, level: str, message: str, fields: Mapping[str, object]) -> str:

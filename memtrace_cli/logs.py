@@ -24,7 +24,8 @@ _EXTRAS = ("org", "failures", "hint", "request_id")
 
 def configure_logs(level: str, form: str) -> RequestLog:
     """Send all logs, the libraries' too, to stderr in one form; return what the HTTP app calls after a request."""
-    lines = Lines()
+    render: Render = as_json if form == "json" else console
+    lines = Lines(lambda count: render(datetime.now(UTC), "WARNING", "log lines were dropped", {"lines": count}))
     logger.remove()
     logger.add(
         lambda message: lines.write(_line(message.record, form)),
@@ -40,7 +41,7 @@ def configure_logs(level: str, form: str) -> RequestLog:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     # What it has to say of a lost connection is raised as well, and told once.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
-    return _request_log(lines, as_json if form == "json" else console) if level in ("debug", "info") else _no_log
+    return _request_log(lines, render) if level in ("debug", "info") else _no_log
 
 
 def _request_log(lines: Lines, render: Render) -> RequestLog:

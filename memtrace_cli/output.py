@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 
 import msgspec
@@ -39,10 +40,55 @@ class Aborted(MemtraceError):
     code = "aborted"
 
 
+class Unwritable(MemtraceError):
+    """Standard output takes nothing."""
+
+    code = "unwritable"
+
+
 def say(text: str = "") -> None:
-    """Print data."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """Print data.
+
+    Raises:
+        Unwritable: standard output is a full disk, say, or closed.
+        BrokenPipeError: whoever read it has had enough.
+    """
+    with _telling():
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        abandon_stdout()
+        raise Unwritable(f"standard output cannot be written: {error.strerror or error}") from None
+
+
+@contextmanager
+def showing_key(key_id: str) -> Iterator[None]:
+    """Print an API key that was just made, and of which there is no copy.
+
+    Raises:
+        Unwritable: it could not be shown; what to do is said.
+    """
+    try:
+        yield
+    except (BrokenPipeError, Unwritable):
+        abandon_stdout()
+        raise Unwritable(
+            f"API key {key_id} was made, and could not be shown",
+            hint=f"end it with `memtrace key revoke {key_id}`, and make another with `memtrace key create`",
+        ) from None
+
+
+def abandon_stdout() -> None:
+    """Let what could not be written go nowhere, also at the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def note(text: str) -> None:
@@ -79,7 +125,8 @@ def say_json(value: object) -> None:
 def say_json_line(value: object) -> None:
     """Print a value as JSON in one line."""
     expect_json()
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    with _telling():
+        sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
 
 
 def say_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

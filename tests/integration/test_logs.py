@@ -2,6 +2,7 @@ import asyncio
 import io
 import json
 import logging
+import os
 import re
 import select
 import sys
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from loguru import logger
 
+from memtrace_cli import log_lines as module
 from memtrace_cli.log_lines import Lines
 from memtrace_cli.logs import configure_logs
 
@@ -357,7 +359,8 @@ def test_requests_are_no_warnings(logs, level):
 def test_lines_that_are_written_together_reach_a_pipe_whole(monkeypatch):
     """What is written at once ends with a line and is no more than a pipe takes whole, a longer line apart."""
     texts = []
-    monkeypatch.setattr(sys, "stderr", mock.Mock(write=texts.append))
+    no_file = mock.Mock(side_effect=io.UnsupportedOperation)
+    monkeypatch.setattr(sys, "stderr", mock.Mock(write=texts.append, fileno=no_file))
     lines = [letter * length for letter, length in (("a", 2000), ("ü", 1500), ("c", 9), ("d", 5000), ("e", 7))]
 
     async def body():
@@ -369,6 +372,36 @@ def test_lines_that_are_written_together_reach_a_pipe_whole(monkeypatch):
     asyncio.run(body())
     assert [text.split("\n")[:-1] for text in texts] == [lines[:1], lines[1:3], lines[3:4], lines[4:]]
     assert all(len(text.encode()) <= select.PIPE_BUF for text in texts if "d" not in text)
+
+
+def test_a_log_that_nobody_reads_holds_up_nobody(monkeypatch):
+    """Lines wait for a pipe that is full, further ones are dropped and counted, and then all goes on in order."""
+    monkeypatch.setattr(module, "MOST_WAITING", 100)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.001)
+    reading, writing = os.pipe()
+    told = []
+
+    async def body():
+        log = Lines("{} dropped".format)
+        with os.fdopen(writing, "w") as stderr:
+            monkeypatch.setattr(sys, "stderr", stderr)
+            for number in range(1_000):  # far more than a pipe holds
+                log.write_soon(f"{number} " + "x" * 1_000)
+                await asyncio.sleep(0)
+            log.write("of an event")
+            while "of a later event" not in "".join(told):
+                told.append((await asyncio.to_thread(os.read, reading, 1 << 16)).decode())
+                if not log._waiting:
+                    log.write_soon("of a later event")
+
+    with os.fdopen(reading):
+        asyncio.run(asyncio.wait_for(body(), 20))
+    lines = "".join(told).splitlines()
+    (dropped,) = [int(line.split()[0]) for line in lines if line.endswith(" dropped")]
+    shown = [int(line.split()[0]) for line in lines if line.endswith("xxx")]
+    assert shown == list(range(len(shown)))
+    assert len(shown) + dropped == 1_001
+    assert lines[-2:] == [f"{dropped} dropped", "of a later event"]
 
 
 def test_a_line_beside_one_of_another_thread_is_written(capsys):
